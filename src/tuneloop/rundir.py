@@ -1,0 +1,278 @@
+"""Where a run lives on disk. A run is a folder of stages; a stage is a folder that describes itself.
+
+    runs/bank-support/
+      data/                 config.yaml  manifest.json  metrics.jsonl  + artifacts
+      train/                ...
+      evaluate-base/        ...
+      history/train-1f3a…/  the same stage under other settings: nothing is overwritten, going back is free
+
+A stage whose configuration and inputs are unchanged and whose outputs still carry the recorded hashes is reused. An
+interrupted stage keeps its folder and continues in it. All writes are atomic: write, fsync, rename.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import tuneloop
+from tuneloop.config import Config, hash_json
+from tuneloop.errors import DataError, ResourceError
+
+R = TypeVar("R")
+
+MANIFEST, METRICS, CONFIG = "manifest.json", "metrics.jsonl", "config.yaml"
+_NOT_OUTPUTS = {MANIFEST, CONFIG}
+_NOT_OUTPUT_FOLDERS = {"checkpoints", "tmp", "tensorboard"}
+
+
+def write_atomic(path: Path, data: bytes | str) -> None:
+    """Write a file so that a reader, or a crash at any moment, sees the old or the new content and nothing else."""
+    blob = data.encode("utf-8") if isinstance(data, str) else data
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(blob)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        fsync_folder(path.parent)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise disk_error(error, path) from error
+
+
+def fsync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def disk_error(error: OSError, path: Path) -> ResourceError:
+    """An OSError while writing, as two lines with what is free and where."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        free = shutil.disk_usage(path.parent if path.parent.exists() else Path()).free
+        return ResourceError(
+            f"the disk is full ({free / 1e6:.0f} MB free)",
+            where=str(path),
+            hint="free some space and run the same command again: it continues where it stopped",
+        )
+    return ResourceError(
+        f"cannot write: {error.strerror or error}", where=str(path), hint="check the folder's permissions"
+    )
+
+
+def sha256_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_json(path: Path) -> Any:
+    """Parse a JSON file.
+
+    Raises:
+        DataError: It is missing or broken.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError("no such file", where=str(path), hint="run the stage that writes it") from None
+    except (ValueError, UnicodeDecodeError) as error:
+        raise DataError(f"not valid JSON: {error}", where=str(path), hint="delete it and run the stage again") from None
+
+
+class RunDir:
+    """The folder of one stage."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+
+    def __truediv__(self, name: str) -> Path:
+        return self.path / name
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """The manifest; {} when there is none or it is unreadable."""
+        try:
+            found = json.loads((self / MANIFEST).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    @property
+    def complete(self) -> bool:
+        return self.manifest.get("status") == "complete"
+
+    def write_json(self, name: str, value: Any) -> Path:
+        write_atomic(self / name, json.dumps(value, ensure_ascii=False, indent=1) + "\n")
+        return self / name
+
+    def write_text(self, name: str, text: str) -> Path:
+        write_atomic(self / name, text)
+        return self / name
+
+    def log_metrics(self, **values: Any) -> None:
+        """Append one line to metrics.jsonl."""
+        try:
+            with (self / METRICS).open("a", encoding="utf-8") as file:
+                file.write(json.dumps(values, ensure_ascii=False) + "\n")
+        except OSError as error:
+            raise disk_error(error, self / METRICS) from error
+
+    def metrics(self) -> Iterator[dict[str, Any]]:
+        """The lines of metrics.jsonl; a last line that a crash cut short is passed over."""
+        if (self / METRICS).exists():
+            for line in (self / METRICS).read_text(encoding="utf-8").splitlines():
+                try:
+                    yield json.loads(line)
+                except ValueError:
+                    continue
+
+    def output_hashes(self) -> dict[str, dict[str, Any]]:
+        """Relative path -> bytes and SHA-256, for every artifact of the stage."""
+        out = {}
+        for file in sorted(p for p in self.path.rglob("*") if p.is_file()):
+            inside = file.relative_to(self.path)
+            if inside.parts[0] in _NOT_OUTPUT_FOLDERS or str(inside) in _NOT_OUTPUTS or file.name.startswith("."):
+                continue
+            out[inside.as_posix()] = {"bytes": file.stat().st_size, "sha256": sha256_file(file)}
+        return out
+
+    @property
+    def fingerprint(self) -> str:
+        """What a later stage depends on: hashes of the outputs, without logs, reports and timings."""
+        outputs = self.manifest.get("outputs", {})
+        kept = {k: v["sha256"] for k, v in outputs.items() if k not in (METRICS,) and not k.endswith(".html")}
+        return hash_json(kept)
+
+    def is_intact(self) -> bool:
+        """Whether every output is still what the manifest says."""
+        return bool(self.manifest.get("outputs") is not None) and all(
+            (self / name).is_file()
+            and (self / name).stat().st_size == seen["bytes"]
+            and sha256_file(self / name) == seen["sha256"]
+            for name, seen in self.manifest["outputs"].items()
+        )
+
+
+class Run:
+    """A run: a folder of stages, used by one process at a time.
+
+    Args:
+        root: The folder, e.g. ``runs/bank-support``.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = Path(root)
+
+    def dir(self, stage: str) -> RunDir:
+        return RunDir(self.root / stage)
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the run; a second process is told who has it.
+
+        Raises:
+            ResourceError: Another process is running it, or the folder cannot be written.
+        """
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            file = (self.root / ".lock").open("a+")
+        except OSError as error:
+            raise disk_error(error, self.root) from error
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                raise ResourceError(
+                    f"another tuneloop (pid {file.read().strip() or '?'}) is running this run",
+                    where=str(self.root),
+                    hint="wait for it, or give this one another name: name=other",
+                ) from None
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+            yield
+
+    def stage(
+        self,
+        name: str,
+        config: Config,
+        inputs: Mapping[str, str],
+        work: Callable[[RunDir], R],
+        load: Callable[[RunDir], R],
+    ) -> tuple[R, bool]:
+        """Do a stage, or reuse it.
+
+        Args:
+            name: Folder name of the stage.
+            config: Its configuration.
+            inputs: Name -> hash of each input.
+            work: Does the stage in the given folder; a partly filled folder is an interrupted attempt to continue.
+            load: Reads the artifact of a finished stage.
+
+        Returns:
+            The artifact, and whether it was reused.
+        """
+        key = hash_json(
+            {"config": config.model_dump(mode="json"), "inputs": dict(inputs), "version": tuneloop.__version__}
+        )
+        out = self.dir(name)
+        self._swap_in(name, key)
+        if out.complete and out.is_intact():
+            return load(out), True
+        if out.complete:  # finished once, damaged since: never trust the rest of it
+            self._archive(name, f"{key[:12]}-damaged-{int(time.time())}")
+        out.path.mkdir(parents=True, exist_ok=True)
+        started = datetime.now(UTC)
+        manifest: dict[str, Any] = {
+            "stage": name,
+            "status": "running",
+            "key": key,
+            "config_sha256": config.hash(),
+            "inputs": dict(inputs),
+            "tuneloop": tuneloop.__version__,
+            "started": started.isoformat(timespec="seconds"),
+        }
+        out.write_text(CONFIG, config.to_yaml())
+        out.write_json(MANIFEST, manifest)
+        clock = time.monotonic()
+        artifact = work(out)
+        manifest |= {
+            "status": "complete",
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+            "duration_s": round(time.monotonic() - clock, 2),
+            "outputs": out.output_hashes(),
+        }
+        out.write_json(MANIFEST, manifest)
+        return artifact, False
+
+    def _swap_in(self, name: str, key: str) -> None:
+        """Make ``<root>/<name>`` the folder of this key: keep it, fetch it from history, or leave it absent."""
+        here = self.dir(name)
+        if here.path.exists() and (old := here.manifest.get("key")) != key:
+            self._archive(name, str(old)[:12] if old else f"unknown-{int(time.time())}")
+        kept = self.root / "history" / f"{name}-{key[:12]}"
+        if not here.path.exists() and kept.exists():
+            kept.rename(here.path)
+
+    def _archive(self, name: str, tag: str) -> None:
+        target = self.root / "history" / f"{name}-{tag}"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.exists():
+            shutil.rmtree(target)
+        self.dir(name).path.rename(target)

@@ -1,0 +1,207 @@
+"""The nouns, in flow order. All are frozen; text, tokens and numbers stay apart.
+
+Message, Record, Dropped      text      (data)
+Example                       tokens    (chat)        Batch lives in train: it holds tensors
+Request, TokenEvent, Response tokens    (engines)
+Score, Interval, Verdict      numbers   (evaluate, compare)
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, get_args
+
+Role = Literal["system", "user", "assistant", "tool"]
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = get_args(Split)
+FinishReason = Literal["stop", "length", "cancelled", "error"]
+Decision = Literal["pass", "fail", "undecided"]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn. ``reasoning`` is what a reasoning model thinks before ``content``."""
+
+    role: Role
+    content: str
+    reasoning: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One conversation that survived cleaning.
+
+    ``id`` is a stable hash of content and origin; ``origin`` is ``file:line`` of the first physical line;
+    ``parents`` names the records a derived row was made from; ``label`` is the class for classification tasks.
+    """
+
+    id: str
+    messages: tuple[Message, ...]
+    label: str | None = None
+    origin: str = ""
+    parents: tuple[str, ...] = ()
+
+    @property
+    def answer(self) -> str:
+        """The reference: content of the last assistant message ('' when there is none)."""
+        return next((m.content for m in reversed(self.messages) if m.role == "assistant"), "")
+
+    @property
+    def prompt(self) -> tuple[Message, ...]:
+        """Everything before the last assistant message."""
+        last = max((i for i, m in enumerate(self.messages) if m.role == "assistant"), default=len(self.messages))
+        return self.messages[:last]
+
+    def to_json(self) -> dict[str, Any]:
+        row = asdict(self)
+        row["messages"] = [{k: v for k, v in m.items() if v is not None} for m in row["messages"]]
+        row["parents"] = list(self.parents)
+        return row
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> Record:
+        return cls(
+            id=row["id"],
+            messages=tuple(Message(m["role"], m["content"], m.get("reasoning")) for m in row["messages"]),
+            label=row.get("label"),
+            origin=row.get("origin") or "",
+            parents=tuple(row.get("parents") or ()),
+        )
+
+
+def record_id(content: str, origin: str) -> str:
+    """16 hex digits of SHA-256 over content and origin: stable between runs and machines."""
+    return hashlib.sha256(f"{origin}\x00{content}".encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """A row that was removed: which step removed it, and why."""
+
+    id: str
+    origin: str
+    step: str
+    reason: str
+    raw: str
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A tokenised training row.
+
+    ``input_ids`` has T tokens; ``loss_mask`` has T flags, true where the token is *predicted* and counted in the
+    loss (never position 0); ``weight`` multiplies the loss of each of its tokens.
+    """
+
+    id: str
+    input_ids: tuple[int, ...]
+    loss_mask: tuple[bool, ...]
+    weight: float = 1.0
+
+    @property
+    def label_tokens(self) -> int:
+        return sum(self.loss_mask)
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How tokens are drawn. Temperature 0 is greedy; ``top_k`` 0 means no limit."""
+
+    max_tokens: int = 256
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """Every fact that later decisions need to know about a request. Never holds the prompt."""
+
+    model: str = ""
+    version: str = ""
+    arm: str = ""
+    precision: str = ""
+    user: str = ""
+    conversation: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Token ids to continue. ``stop_ids`` end the answer and are not part of it."""
+
+    id: str
+    prompt_ids: tuple[int, ...]
+    sampling: Sampling = Sampling()
+    stop_ids: tuple[int, ...] = ()
+    context: Context = Context()
+
+
+@dataclass(frozen=True, slots=True)
+class TokenEvent:
+    """New tokens of one request. ``finish`` is set on the last event, ``error`` only when it is ``error``.
+
+    ``logprobs`` are natural logarithms of the chosen tokens' probabilities (same length as ``token_ids``, or empty
+    where the engine does not report them).
+    """
+
+    request_id: str
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[float, ...] = ()
+    finish: FinishReason | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """A finished request. Times are in seconds since submission."""
+
+    request_id: str
+    token_ids: tuple[int, ...]
+    finish: FinishReason
+    first_token_s: float
+    total_s: float
+    logprobs: tuple[float, ...] = ()
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One number about one record."""
+
+    record_id: str
+    metric: str
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """An estimate and its confidence interval over ``n`` items; ``method`` says how it was computed."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+    method: str
+    confidence: float = 0.95
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The answer of a gate. ``estimate`` is candidate minus baseline, in the metric's own units."""
+
+    decision: Decision
+    metric: str
+    estimate: Interval
+    reason: str
+    p_value: float | None = None
+    margin: float = 0.0
+    detail: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
