@@ -1,0 +1,16 @@
+"""Messages -> token ids + loss mask, and back. One template object for training, evaluation and serving.
+
+chat = Chat(tokenizer)
+chat.prompt_ids(messages)            what an engine is given, and what stands before the first trained token
+chat.examples(record)                the training rows of a conversation
+chat.stream()                        token ids -> text, never half a character
+"""
+
+from __future__ import annotations
+
+from tuneloop.chat.chat import Chat
+from tuneloop.chat.reasoning import opens_reasoning, split_reasoning
+from tuneloop.chat.stream import Detokenizer, StopStrings
+from tuneloop.chat.templates import BUILT_IN
+
+__all__ = ["BUILT_IN", "Chat", "Detokenizer", "StopStrings", "opens_reasoning", "split_reasoning"]

@@ -1,0 +1,192 @@
+"""The one template object: whatever is trained, evaluated or served gets its token ids here."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
+
+from tuneloop.chat import templates
+from tuneloop.chat.examples import encode
+from tuneloop.chat.reasoning import CLOSE, OPEN, answer_text, separate, split_reasoning
+from tuneloop.chat.stream import Detokenizer, special_ids
+from tuneloop.errors import DataError, ModelError
+from tuneloop.types import Dropped, Example, Message, Record
+
+_PROBE = "Zq7probeZq7"
+_MARK = "\ue0f0"  # private use: stands for a control word inside a message while the template is rendered
+
+
+class Chat:
+    """Messages to token ids and back, for one tokenizer and one template.
+
+    * There is exactly one beginning-of-text token where the model has one: never the template's and the tokenizer's.
+    * Text inside a message that looks like a control token (``<|im_end|>``) is tokenised as the plain text it is, so
+      nobody can forge a turn.
+    * Reasoning of earlier turns is not part of a prompt, as DeepSeek's templates and API have it.
+
+    Args:
+        tokenizer: A Hugging Face fast tokenizer.
+        template: Jinja text or the name of a built-in, instead of the tokenizer's own. It is also put on the
+            tokenizer, so that a bundle saved with it serves what was trained.
+
+    Raises:
+        ModelError: There is no template, or neither it nor the tokenizer says how an answer ends.
+    """
+
+    def __init__(self, tokenizer: Any, *, template: str | None = None) -> None:
+        self.tokenizer = tokenizer
+        self.template = templates.choose(tokenizer, template)
+        if template is not None:
+            tokenizer.chat_template = self.template
+        self.template_hash: str = hashlib.sha256(self.template.encode()).hexdigest()
+        self._added = {str(t): i for i, t in tokenizer.added_tokens_decoder.items()}
+        self._bos = self._implied_bos()
+        self.end_ids: tuple[int, ...] = self._find_end()
+        """What closes every answer; nearly always one token."""
+        eos = tokenizer.eos_token_id
+        self.stop_ids: tuple[int, ...] = tuple(dict.fromkeys([self.end_ids[-1], *([] if eos is None else [eos])]))
+        """Tokens that end an answer: end of turn, end of text."""
+        self._control = self._control_pattern()
+
+    def render(self, messages: Sequence[Message], *, generation: bool) -> str:
+        """The prompt as text; with ``generation`` it ends where the assistant begins to write.
+
+        Raises:
+            DataError: The template refuses these messages (roles that do not alternate, no system role ...).
+        """
+        import jinja2
+
+        if not messages:
+            raise DataError("there is no message before the answer", hint="begin with system or user")
+        plain = [{"role": m.role, "content": separate(m).content} for m in messages]
+        try:
+            text = self.tokenizer.apply_chat_template(
+                plain, tokenize=False, add_generation_prompt=generation, chat_template=self.template
+            )
+        except jinja2.TemplateError as error:
+            roles = ", ".join(m.role for m in messages) or "none"
+            raise DataError(
+                f"the model's chat template refuses these messages ({roles}): {error}",
+                hint="use system (optional), then user and assistant in turn",
+            ) from None
+        return str(text)
+
+    def prompt_ids(self, messages: Sequence[Message]) -> tuple[int, ...]:
+        """Exactly what is served: template and generation prompt, as token ids."""
+        masked, texts = self._mask(messages)
+        ids = self._ids(self.render(masked, generation=True), texts)
+        while len(ids) > 1 and ids[0] == ids[1] == self.tokenizer.bos_token_id:
+            ids = ids[1:]
+        return ids if ids[: len(self._bos)] == self._bos else self._bos + ids
+
+    def answer_ids(self, message: Message, prompt: str) -> tuple[int, ...]:
+        """What the model must produce after ``prompt``: reasoning, content and the end-of-turn token.
+
+        It is tokenised apart from the prompt, because at serving time the prompt's tokens are already fixed.
+        """
+        masked, texts = self._mask([message])
+        return self._ids(answer_text(masked[0], prompt), texts) + self.end_ids
+
+    def examples(
+        self,
+        record: Record,
+        *,
+        max_length: int | None = None,
+        turns: Literal["all", "last"] = "all",
+        dropped: list[Dropped] | None = None,
+    ) -> list[Example]:
+        """The training rows of a record: one for a conversation whose prompts grow token by token, else one a turn.
+
+        Args:
+            record: A conversation.
+            max_length: The most tokens a row may have; a longer one is dropped, never cut.
+            turns: Learn every assistant message, or the last one only.
+            dropped: Receives what could not be kept, with the reason. Without it that is an error.
+
+        Raises:
+            DataError: Something could not be kept and ``dropped`` was not given.
+        """
+        examples, lost = encode(self, record, max_length, turns)
+        if dropped is not None:
+            dropped += lost
+        elif lost:
+            raise DataError(
+                lost[0].reason, where=f"{record.origin} record {record.id}".strip(), hint="raise max_length"
+            )
+        return examples
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of an answer, special tokens left out."""
+        stream = self.stream()
+        return stream.feed(ids) + stream.finish()
+
+    def stream(self) -> Detokenizer:
+        return Detokenizer(self.tokenizer)
+
+    def split_reasoning(self, text: str, prompt: str) -> tuple[str | None, str]:
+        """Reasoning (None when there is none) and answer of what was generated after ``prompt``."""
+        return split_reasoning(text, prompt)
+
+    def _tokenize(self, text: str) -> tuple[int, ...]:
+        return tuple(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]) if text else ()
+
+    def _implied_bos(self) -> tuple[int, ...]:
+        """The beginning-of-text token, where the tokenizer puts one in front by itself."""
+        ids, bos = self.tokenizer("a")["input_ids"], self.tokenizer.bos_token_id
+        return (bos,) if bos is not None and ids[:1] == [bos] else ()
+
+    def _find_end(self) -> tuple[int, ...]:
+        """What the template writes after an answer, up to its first control token; else the end-of-text token."""
+        shown = self.render([Message("user", "a"), Message("assistant", _PROBE)], generation=False)
+        ids = self._tokenize(shown.rpartition(_PROBE)[2])
+        control = set(self._added.values())
+        first = next((i for i, token in enumerate(ids) if token in control), None)
+        if first is not None:
+            return ids[: first + 1]
+        if self.tokenizer.eos_token_id is None:
+            raise ModelError(
+                "neither the chat template nor the tokenizer says which token ends an answer",
+                where=str(self.tokenizer.name_or_path),
+                hint="set eos_token in tokenizer_config.json",
+            )
+        return (int(self.tokenizer.eos_token_id),)
+
+    def _control_pattern(self) -> re.Pattern[str] | None:
+        """Matches the strings that would be read as control tokens: the special ones and the template's markers."""
+        probe = [Message("user", "a"), Message("assistant", "b"), Message("user", "c")]
+        shown = self.render(probe, generation=True)
+        special = special_ids(self.tokenizer)
+        words = [w for w, i in self._added.items() if (i in special or w in shown) and w not in (OPEN, CLOSE)]
+        words = [w for w in words if len(w.strip()) > 1]
+        return re.compile("|".join(map(re.escape, [*sorted(words, key=len, reverse=True), _MARK]))) if words else None
+
+    def _mask(self, messages: Sequence[Message]) -> tuple[Sequence[Message], list[str]]:
+        """Replace control words inside messages by private-use marks; ``_ids`` puts them back as plain text."""
+        pattern, found = self._control, list[str]()
+        if pattern is None or not any(pattern.search(m.content) or pattern.search(m.reasoning or "") for m in messages):
+            return messages, found
+
+        def mark(match: re.Match[str]) -> str:
+            found.append(match.group())
+            return f"{_MARK}{len(found) - 1}{_MARK}"
+
+        return [
+            Message(
+                m.role, pattern.sub(mark, m.content), pattern.sub(mark, m.reasoning) if m.reasoning else m.reasoning
+            )
+            for m in messages
+        ], found
+
+    def _ids(self, text: str, masked: Sequence[str]) -> tuple[int, ...]:
+        """Tokenise; a masked word goes in as two pieces, so that it cannot be read as its control token."""
+        if not masked:
+            return self._tokenize(text)
+        pieces = re.split(f"{_MARK}(\\d+){_MARK}", text)
+        out: tuple[int, ...] = ()
+        for before, index in zip(pieces[::2], [*pieces[1::2], None], strict=True):
+            word = "" if index is None else masked[int(index)]
+            out += self._tokenize(before + word[:1])
+            out += self._tokenize(word[1:])
+        return out

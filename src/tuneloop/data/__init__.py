@@ -1,0 +1,84 @@
+"""Raw files -> records -> clean records -> train/validation/test, with every row accounted for.
+
+    encoding, table, lines    bytes -> raw rows, each with its file and line
+    formats                   raw rows -> one frame of conversations (the format is detected, not declared)
+    steps/                    frame -> frame; a step never removes a row, it writes a reason
+    split                     kept rows -> train, validation, test, without leaks
+    ledger, report            what became of every row, for machines and for people
+
+The ledger and the record files hold what the rows held: keep them as private as the raw files. Only ``report.html``
+is masked.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tuneloop.data.artifact import DataArtifact, load, read_records
+from tuneloop.data.config import DataConfig, SourceConfig, StepConfig
+
+if TYPE_CHECKING:
+    from tuneloop.data.ledger import Change, Explanation
+    from tuneloop.rundir import RunDir
+
+__all__ = [
+    "Change",
+    "DataArtifact",
+    "DataConfig",
+    "Explanation",
+    "SourceConfig",
+    "StepConfig",
+    "explain",
+    "input_hashes",
+    "load",
+    "read_records",
+    "run",
+]
+
+
+def run(config: DataConfig, out: RunDir) -> DataArtifact:
+    """Read, clean, redact, deduplicate and split; write records, ledger, summary and report into ``out``.
+
+    Raises:
+        DataError: A source is missing, empty, not text or without a usable column; or no row is left to train on.
+        ConfigError: A step got an option it does not have.
+    """
+    from tuneloop.data import pipeline
+
+    return pipeline.run(config, out)
+
+
+def input_hashes(config: DataConfig) -> dict[str, str]:
+    """Name of each source file -> SHA-256.
+
+    Raises:
+        DataError: A source is missing.
+    """
+    from tuneloop.data import sources
+
+    return sources.input_hashes(config)
+
+
+def explain(folder: Path, row_id: str) -> Explanation:
+    """What happened to one row.
+
+    Args:
+        folder: The folder of a finished data stage.
+        row_id: Its id, an unambiguous beginning of it, or its origin (``file:line``).
+
+    Raises:
+        DataError: There is no such row, or more than one.
+    """
+    from tuneloop.data import ledger
+
+    return ledger.explain(folder, row_id)
+
+
+def __getattr__(name: str) -> object:
+    """The nouns of ``explain`` live beside polars, so they are imported when asked for."""
+    if name in ("Change", "Explanation"):
+        from tuneloop.data import ledger
+
+        return getattr(ledger, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

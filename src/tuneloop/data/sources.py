@@ -1,0 +1,116 @@
+"""Which files a configuration means, what they are called, and how each is read."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tuneloop.data import lines, table
+from tuneloop.data.config import DataConfig, SourceConfig
+from tuneloop.data.encoding import decode
+from tuneloop.data.rows import RawFile
+from tuneloop.errors import DataError
+from tuneloop.rundir import sha256_file
+
+SUFFIXES = (".csv", ".tsv", ".tab", ".jsonl", ".ndjson", ".json", ".txt", ".md")
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """One file of a source; ``name`` is its shortest unambiguous ending and stands in origins and messages."""
+
+    path: Path
+    name: str
+    source: int
+
+
+def files(config: DataConfig) -> list[SourceFile]:
+    """Every file of every source, in order.
+
+    Raises:
+        DataError: A source names nothing, or two sources name the same file.
+    """
+    found = [(path, i) for i, source in enumerate(config.sources) for path in _expand(source)]
+    paths = [path.resolve() for path, _ in found]
+    for k, path in enumerate(paths):
+        if path in paths[:k]:
+            raise DataError("the file is named twice", where=str(path), hint="keep it in one entry of data.sources")
+    return [SourceFile(path, name, i) for (path, i), name in zip(found, _short_names(paths), strict=True)]
+
+
+def _expand(source: SourceConfig) -> list[Path]:
+    path = source.path
+    if path.is_dir():
+        inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+        if not inside:
+            raise DataError("no data file in this folder", where=str(path), hint=f"it may hold {' '.join(SUFFIXES)}")
+        return inside
+    if any(c in path.name for c in "*?[") and not path.exists():
+        matching = sorted(p for p in path.parent.glob(path.name) if p.is_file())
+        if not matching:
+            raise DataError("no file matches", where=str(path), hint=f"look there: ls {path.parent}")
+        return matching
+    if not path.is_file():
+        raise DataError("no such file", where=str(path), hint=_similar(path))
+    return [path]
+
+
+def _similar(path: Path) -> str:
+    if not path.parent.is_dir():
+        return f"the folder {path.parent} does not exist either; paths are relative to the YAML file"
+    names = [p.name for p in path.parent.iterdir() if p.suffix.lower() in SUFFIXES]
+    near = difflib.get_close_matches(path.name, names, 1, 0.5)
+    return f"did you mean {path.parent / near[0]}?" if near else "paths are relative to the YAML file"
+
+
+def _short_names(paths: Sequence[Path]) -> list[str]:
+    """``rows.csv``; where two files share a name, as many parent folders as tell them apart."""
+    depth = [1] * len(paths)
+
+    def short(i: int) -> str:
+        return "/".join(paths[i].parts[-depth[i] :])
+
+    while True:
+        names = [short(i) for i in range(len(paths))]
+        clashing = [i for i, name in enumerate(names) if names.count(name) > 1 and depth[i] < len(paths[i].parts)]
+        if not clashing:
+            return names
+        for i in clashing:
+            depth[i] += 1
+
+
+def input_hashes(config: DataConfig) -> dict[str, str]:
+    """Name of each file -> SHA-256 of its bytes."""
+    return {file.name: sha256_file(file.path) for file in files(config)}
+
+
+def read(config: DataConfig, file: SourceFile) -> RawFile:
+    """Read one file by its content, with its suffix as a hint.
+
+    Raises:
+        DataError: It is empty, not text, or cannot be opened.
+    """
+    try:
+        data = file.path.read_bytes()
+    except OSError as error:
+        raise DataError(
+            f"cannot be read: {error.strerror}", where=str(file.path), hint="check its permissions"
+        ) from None
+    text = decode(data, file.name, config.encoding)
+    suffix = file.path.suffix.lower()
+    first = next((line.lstrip()[:1] for line in text.lines if line.strip()), "")
+    if suffix in (".jsonl", ".ndjson", ".json") or (first in ("{", "[") and suffix not in (".csv", ".tsv", ".tab")):
+        array = first == "[" and suffix not in (".jsonl", ".ndjson")
+        if array or (suffix == ".json" and not lines.looks_like_json_lines(text)):
+            return lines.read_json(text, file.name)
+        return lines.read_json_lines(text, file.name)
+    if suffix in (".txt", ".md"):
+        return lines.read_plain(text, file.name)
+    return table.read_table(text, file.name, delimiter=config.delimiter)
+
+
+def read_all(config: DataConfig) -> Iterator[tuple[SourceFile, RawFile]]:
+    for file in files(config):
+        yield file, read(config, file)

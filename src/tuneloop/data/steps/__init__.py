@@ -1,0 +1,117 @@
+"""The Step seam: frame -> frame. A step never removes a row; it writes a reason, and the runner splits and counts.
+
+Third parties register a class under the entry point group ``tuneloop.steps``; its fields are its options.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+
+from pydantic import ValidationError
+
+from tuneloop.config import Config
+from tuneloop.errors import ConfigError
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from tuneloop.data.config import StepConfig
+
+GROUP = "tuneloop.steps"
+
+BUILT_IN: Mapping[str, str] = {
+    "repair": "tuneloop.data.steps.text:Repair",
+    "html": "tuneloop.data.steps.markup:StripHtml",
+    "whitespace": "tuneloop.data.steps.text:Whitespace",
+    "empty": "tuneloop.data.steps.complete:Empty",
+    "truncated": "tuneloop.data.steps.complete:Truncated",
+    "redact": "tuneloop.data.steps.redact:Redact",
+    "exact_duplicates": "tuneloop.data.steps.exact:ExactDuplicates",
+    "near_duplicates": "tuneloop.data.steps.near:NearDuplicates",
+}
+
+
+@runtime_checkable
+class Step(Protocol):
+    """One cleaning step.
+
+    The frame has the columns of ``tuneloop.data.frame.SCHEMA`` and living rows only. The step returns the same rows in
+    the same order: it may change ``messages`` (noting ``history``), and it drops a row by writing ``dropped_step`` and
+    ``dropped_reason`` (``category: detail``; rows are counted by category). Applied twice it changes nothing more.
+    """
+
+    name: ClassVar[str]
+    notes: Sequence[str]
+    """Warnings of the last application, for the report."""
+
+    def apply(self, frame: pl.DataFrame) -> pl.DataFrame: ...
+
+
+class StepBase(Config):
+    """A step whose fields are its options."""
+
+    name: ClassVar[str] = ""
+
+    @property
+    def notes(self) -> Sequence[str]:
+        return ()
+
+
+def names() -> list[str]:
+    """Every registered step."""
+    return [*BUILT_IN, *(e.name for e in entry_points(group=GROUP) if e.name not in BUILT_IN)]
+
+
+def _class_of(name: str) -> Any:
+    if name in BUILT_IN:
+        module, _, attribute = BUILT_IN[name].partition(":")
+        return getattr(importlib.import_module(module), attribute)
+    for entry in entry_points(group=GROUP):
+        if entry.name == name:
+            return entry.load()
+    near = difflib.get_close_matches(name, names(), 1, 0.5)
+    raise ValueError(
+        f"unknown step {name!r}\nhint: " + (f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names())}")
+    )
+
+
+def create(name: str, options: Mapping[str, Any]) -> Step:
+    """Build a step.
+
+    Raises:
+        ConfigError: No such step, or an option it does not have.
+    """
+    try:
+        check(name, options)
+    except ValueError as error:
+        what, _, hint = str(error).partition("\nhint: ")
+        raise ConfigError(what, where=f"data.steps {name}", hint=hint or None) from None
+    step: Step = _class_of(name)(**options)
+    return step
+
+
+def check(name: str, options: Mapping[str, Any]) -> None:
+    """Validate a step's name and options.
+
+    Raises:
+        ValueError: With a hint in its second line, as configuration classes want it.
+    """
+    kind = _class_of(name)
+    try:
+        kind(**options)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        message = first["msg"].removeprefix("Value error, ")
+        raise ValueError(
+            f"step {name!r}, option {key!r}: {message}\nhint: its options are: {', '.join(kind.model_fields) or 'none'}"
+        ) from None
+
+
+def build(steps: Sequence[StepConfig]) -> Iterator[Step]:
+    for step in steps:
+        yield create(step.name, step.options)

@@ -1,0 +1,91 @@
+"""The Engine seam: token-id requests in, token events out, with declared capabilities.
+
+One thread drives an engine: it calls ``submit``, ``cancel`` and ``poll`` in turn. What a request cannot have comes back
+as an event with an error, never as an exception and never as silence, so nothing is lost on the way.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from tuneloop.types import Request, TokenEvent
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What an engine can do. What it lacks is refused by whoever faces the user, never ignored."""
+
+    streaming: bool = True
+    """Tokens arrive as they are made, not all at the end."""
+    logprobs: bool = False
+    """Events carry log-probabilities: of the chosen token, under the model's own distribution (temperature 1, no cut)."""
+    seed: bool = False
+    """The same seed gives the same tokens for a request that runs alone."""
+    sampling: bool = False
+    """Temperature, top_p and top_k are obeyed; without it every answer is greedy."""
+    score: bool = False
+    """``score`` works."""
+    batch_invariant: bool = False
+    """A greedy answer is the same token for token, whatever else runs beside it or ran before it."""
+    max_context_tokens: int | None = None
+    """The most tokens prompt and answer may have together; None when there is no limit."""
+    max_running: int = 1
+    """How many requests run at once; more wait inside the engine."""
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """What every engine does."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def capabilities(self) -> Capabilities: ...
+
+    def submit(self, request: Request) -> None:
+        """Accept a request; it waits when ``max_running`` others run.
+
+        Raises:
+            ServeError: The engine is closed, or this id is already in flight.
+        """
+        ...
+
+    def poll(self, timeout_s: float) -> list[TokenEvent]:
+        """What has happened since the last call; waits up to ``timeout_s`` for the first event.
+
+        The last event of a request has ``finish``. An engine may do its work inside this call.
+        """
+        ...
+
+    def cancel(self, request_id: str) -> None:
+        """Stop a request within one step; it ends with ``finish="cancelled"``. An unknown id is no error."""
+        ...
+
+    def score(self, sequences: list[tuple[tuple[int, ...], int]]) -> list[list[float]]:
+        """Log-probabilities of given tokens.
+
+        Args:
+            sequences: Pairs of token ids and an index k >= 1.
+
+        Returns:
+            For each pair, the natural logarithms of p(token i | tokens before i) for i = k, k+1 ...
+
+        Raises:
+            ServeError: The engine cannot score (see its capabilities).
+        """
+        ...
+
+    def close(self) -> None:
+        """Stop everything and free the model. Requests in flight end without an event. Can be called twice."""
+        ...
+
+
+def too_long(prompt_tokens: int, context_tokens: int | None) -> str | None:
+    """Why a prompt cannot be answered at all: it is empty, or leaves no room for a single token."""
+    if prompt_tokens == 0:
+        return "the prompt is empty"
+    if context_tokens is not None and prompt_tokens >= context_tokens:
+        return f"the prompt has {prompt_tokens} tokens and the context holds {context_tokens}, answer included"
+    return None

@@ -1,0 +1,105 @@
+"""The child's side of ``EngineProcess``: ``python -m tuneloop.engines.child FD``.
+
+One thread does everything: take commands, let the engine work, send what came of it. It ends with its parent.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from multiprocessing.connection import Connection
+
+from tuneloop.engines.base import Engine
+from tuneloop.engines.messages import (
+    Cancel,
+    Events,
+    Failed,
+    FromChild,
+    Load,
+    Ready,
+    Score,
+    Scored,
+    Stop,
+    Submit,
+    ToChild,
+)
+from tuneloop.engines.platform import die_with_parent
+from tuneloop.engines.registry import create
+from tuneloop.errors import ServeError, TuneloopError
+from tuneloop.types import Request, Sampling, TokenEvent
+
+BUSY_POLL_S = 0.005
+"""How long a new command can wait while the engine is busy."""
+IDLE_POLL_S = 1.0
+WARM_UP = Request("warm-up", (0,), Sampling(max_tokens=1))
+
+
+def main(handle: int) -> int:
+    """Run until told to stop, or until the parent is gone."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # Ctrl-C and a stopped unit reach the whole group; the parent drains
+        signal.signal(number, signal.SIG_IGN)
+    pipe: Connection[FromChild, ToChild] = Connection(handle)
+    try:
+        load = pipe.recv()
+        assert isinstance(load, Load)
+        die_with_parent(load.parent_pid)
+        engine = _start(load, pipe)
+        if engine is None:
+            return 1
+        _serve(engine, pipe)
+        engine.close()
+    except (EOFError, ConnectionError):  # the parent is gone
+        return 0
+    return 0
+
+
+def _start(load: Load, pipe: Connection[FromChild, ToChild]) -> Engine | None:
+    """Load the model and make one token; only then is the engine ready."""
+    try:
+        engine = create(load.config, load.bundle)
+        engine.submit(WARM_UP)
+        ended: list[TokenEvent] = []
+        while not ended:
+            ended = [e for e in engine.poll(IDLE_POLL_S) if e.finish]
+        if ended[0].finish == "error":
+            raise ServeError(f"the engine cannot make a token: {ended[0].error}", where=engine.name)
+    except TuneloopError as error:
+        pipe.send(Failed(type(error), error.what, error.where, error.hint))
+        return None
+    pipe.send(Ready(engine.name, engine.capabilities))
+    return engine
+
+
+def _serve(engine: Engine, pipe: Connection[FromChild, ToChild]) -> None:
+    held: set[str] = set()
+    while True:
+        while pipe.poll(0 if held else IDLE_POLL_S):
+            command = pipe.recv()
+            if isinstance(command, Stop):
+                return
+            _obey(engine, pipe, command, held)
+        if not held:
+            continue
+        if events := engine.poll(BUSY_POLL_S):
+            held.difference_update(e.request_id for e in events if e.finish)
+            pipe.send(Events(events))
+
+
+def _obey(engine: Engine, pipe: Connection[FromChild, ToChild], command: ToChild, held: set[str]) -> None:
+    if isinstance(command, Submit):
+        try:
+            engine.submit(command.request)
+            held.add(command.request.id)
+        except ServeError as error:
+            pipe.send(Events([TokenEvent(command.request.id, finish="error", error=error.what)]))
+    elif isinstance(command, Cancel):
+        engine.cancel(command.request_id)
+    elif isinstance(command, Score):
+        try:
+            pipe.send(Scored(engine.score(command.sequences)))
+        except TuneloopError as error:
+            pipe.send(Scored(None, error.what))
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1])))

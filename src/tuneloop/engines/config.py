@@ -1,0 +1,72 @@
+"""Configuration of engines. One class for all of them: a key that an engine does not need has no effect on it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from tuneloop.config import Config
+
+
+class FakeConfig(Config):
+    """The engine of tests: no model, answers from the prompt itself."""
+
+    answer_ids: tuple[int, ...] = ()
+    """Always answer these token ids; empty echoes the prompt."""
+    token_delay_s: float = Field(0.0, ge=0)
+    """How long a step (one token for each running request) takes."""
+    context_tokens: int = Field(4096, ge=1)
+    """The longest prompt and answer together."""
+    crash_after_tokens: int | None = Field(None, ge=0)
+    """Kill the process when this many tokens have been made."""
+    hang_after_tokens: int | None = Field(None, ge=0)
+    """Stop doing anything when this many tokens have been made."""
+    fault_once_file: Path | None = None
+    """Crash or hang only while this file does not exist, and create it then: the restarted engine is healthy."""
+
+
+class EngineConfig(Config):
+    """Which engine, and how much it may use."""
+
+    aliases: ClassVar[dict[str, str]] = {
+        "infer_backend": "name",
+        "backend": "name",
+        "max_num_seqs": "max_running",
+        "max_model_len": "context_tokens",
+        "vllm_maxlen": "context_tokens",
+        "torch_dtype": "dtype",
+    }
+
+    name: str = "auto"
+    """auto, transformers, llamacpp, fake, or one that an installed package registers. auto takes llamacpp for GGUF and
+    transformers for everything else."""
+    max_running: int = Field(8, ge=1, le=1024)
+    """How many requests share a step; more wait."""
+    context_tokens: int | None = Field(None, ge=16)
+    """The longest prompt and answer together; default: what the model was trained for, at most 4096."""
+    threads: int = Field(0, ge=0)
+    """CPU threads; 0 means all that this process may use."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1 ... (transformers)."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Precision of the computation (transformers); a GGUF has its own."""
+    merge_adapter: bool = True
+    """Fold an adapter into its base in memory (transformers): the same answers, faster."""
+    prefix_cache: bool = True
+    """Keep computed prompts and reuse them where a later prompt begins the same. In llamacpp this can change a greedy
+    answer in its last digits, because a long and a short computation round differently."""
+    stall_timeout_s: float = Field(60.0, gt=0)
+    """An engine process that holds requests and emits no token for this long is killed and started again."""
+    start_timeout_s: float = Field(900.0, gt=0)
+    """How long loading the model and the first token may take."""
+    fake: FakeConfig = FakeConfig()
+    """Only for name: fake."""
+
+    DEFAULT_CONTEXT_TOKENS: ClassVar[int] = 4096
+
+    def context_of(self, trained_tokens: int | None) -> int:
+        """The context to use for a model that was trained for ``trained_tokens`` (None: unknown)."""
+        wanted = self.context_tokens or self.DEFAULT_CONTEXT_TOKENS
+        return min(wanted, trained_tokens) if trained_tokens else wanted

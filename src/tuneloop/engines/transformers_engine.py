@@ -1,0 +1,292 @@
+"""The reference engine: any architecture of transformers, merged or unmerged adapters, prompts' shared beginnings once.
+
+Continuous batching: every step runs one flat row with the next token of each running sequence and the prompts of those
+that were just admitted. ``tests/invariants`` holds it against transformers' own ``generate``.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+
+import torch
+from torch import Tensor
+
+from tuneloop.engines.base import Capabilities, too_long
+from tuneloop.engines.config import EngineConfig
+from tuneloop.engines.kv import Group, Pass, Piece, PrefixPass
+from tuneloop.errors import ServeError
+from tuneloop.models import ATTENTION, Bundle, Forest, causal_model, hidden_states, layout, load_model, register
+from tuneloop.types import FinishReason, Request, TokenEvent
+
+MIN_PREFIX = 16
+"""Prompts that agree on at least this many tokens share their keys and values."""
+
+IDLE_GROUPS = 4
+"""Beginnings without a running sequence that are kept for prompts to come."""
+
+PREFILL_TOKENS = 2048
+"""Prompt tokens admitted into one step (at least one prompt is)."""
+
+SCORE_TOKENS = 4096
+"""Tokens of one scoring pass (at least one sequence)."""
+
+
+@dataclass(slots=True)
+class _Sequence:
+    """A running request: the tokens it still has to feed, and its place in the cache."""
+
+    request: Request
+    group: Group
+    slot: int
+    feed: tuple[int, ...]
+    generator: torch.Generator | None
+    made: int = 0
+    stop_ids: frozenset[int] = field(default_factory=frozenset)
+
+
+class TransformersEngine:
+    """Engine over a transformers model in this process.
+
+    Args:
+        bundle: A model or adapter bundle, or a GGUF (dequantised).
+        config: ``max_running`` bounds the batch, ``threads`` torch's threads.
+    """
+
+    name = "transformers"
+
+    def __init__(self, bundle: Bundle, config: EngineConfig) -> None:
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        register()
+        self.model = load_model(bundle, merge=config.merge_adapter, dtype=config.dtype, device=config.device)
+        inner = causal_model(self.model)
+        inner.set_attn_implementation(ATTENTION)  # type: ignore[operator]
+        self.device = next(self.model.parameters()).device
+        text = inner.config.get_text_config()  # type: ignore[operator, union-attr]
+        self.capabilities = Capabilities(
+            logprobs=True,
+            seed=True,
+            sampling=True,
+            score=True,
+            max_context_tokens=config.context_of(getattr(text, "max_position_embeddings", None)),
+            max_running=config.max_running,
+        )
+        self._share = config.prefix_cache
+        self._max_running = config.max_running
+        self._waiting: deque[Request] = deque()
+        self._running: list[_Sequence] = []
+        self._groups: list[Group] = []
+        self._recent: deque[tuple[int, ...]] = deque(maxlen=8)
+        self._ended: list[TokenEvent] = []
+        self._closed = False
+
+    def submit(self, request: Request) -> None:
+        """Queue a request. One that cannot fit the context is answered with an error event."""
+        if self._closed:
+            raise ServeError("the engine is closed", hint="create it again")
+        if request.id in self._held():
+            raise ServeError(f"request {request.id!r} is already in flight", hint="give every request its own id")
+        if why := too_long(len(request.prompt_ids), self.capabilities.max_context_tokens):
+            self._ended.append(TokenEvent(request.id, finish="error", error=why))
+        else:
+            self._waiting.append(request)
+
+    def _held(self) -> set[str]:
+        return {r.id for r in self._waiting} | {s.request.id for s in self._running}
+
+    def cancel(self, request_id: str) -> None:
+        """Drop a request; it ends with ``cancelled``. An unknown id is ignored: it may just have finished."""
+        for request in [r for r in self._waiting if r.id == request_id]:
+            self._waiting.remove(request)
+            self._ended.append(TokenEvent(request_id, finish="cancelled"))
+        for sequence in [s for s in self._running if s.request.id == request_id]:
+            self._release(sequence)
+            self._ended.append(TokenEvent(request_id, finish="cancelled"))
+
+    def poll(self, timeout_s: float = 0.0) -> list[TokenEvent]:
+        """Advance every running sequence by one token; without work, wait up to ``timeout_s`` seconds."""
+        events, self._ended = self._ended, []
+        if self._waiting or self._running:
+            events += self._advance()
+        elif not events and timeout_s > 0:
+            time.sleep(min(timeout_s, 0.01))
+        return events
+
+    @torch.inference_mode()
+    def _advance(self) -> list[TokenEvent]:
+        self._admit()
+        self._running.sort(key=lambda s: (id(s.group), s.slot))
+        tokens: list[int] = []
+        pieces: list[Piece] = []
+        for sequence in self._running:
+            at, group = sequence.group.lengths[sequence.slot], sequence.group
+            pieces.append(Piece(group, sequence.slot, len(tokens), len(tokens) + len(sequence.feed), at))
+            tokens.extend(sequence.feed)
+        row = torch.tensor([tokens], device=self.device)
+        hidden_1TC = hidden_states(self.model, row, Pass(pieces, self.device))
+        last = torch.tensor([p.end - 1 for p in pieces], device=self.device)
+        logits_BV = self._head(hidden_1TC[0, last])
+        for piece in pieces:
+            piece.group.lengths[piece.slot] += piece.end - piece.start
+        return self._choose(logits_BV)
+
+    def _head(self, hidden_NC: Tensor) -> Tensor:
+        logits: Tensor = causal_model(self.model).lm_head(hidden_NC).float()  # type: ignore[operator]
+        return logits
+
+    def _admit(self) -> None:
+        """Move waiting requests into the batch, prompts' common beginnings computed once."""
+        budget = PREFILL_TOKENS
+        while self._waiting and len(self._running) < self._max_running:
+            request = self._waiting[0]
+            group = self._group_for(request.prompt_ids)
+            own = len(request.prompt_ids) - len(group.prefix)
+            if own > budget and budget < PREFILL_TOKENS:
+                break
+            budget -= own
+            self._waiting.popleft()
+            self._recent.append(request.prompt_ids)
+            self._running.append(
+                _Sequence(
+                    request,
+                    group,
+                    group.add(),
+                    request.prompt_ids[len(group.prefix) :],
+                    self._generator(request),
+                    stop_ids=frozenset(request.stop_ids),
+                )
+            )
+
+    def _generator(self, request: Request) -> torch.Generator | None:
+        if request.sampling.temperature <= 0:
+            return None
+        generator = torch.Generator(device=self.device)
+        if request.sampling.seed is not None:
+            generator.manual_seed(request.sampling.seed)
+        else:
+            generator.seed()
+        return generator
+
+    def _group_for(self, prompt: tuple[int, ...]) -> Group:
+        """The group with the longest beginning of this prompt; a new one where others share more of it."""
+        usable = prompt[:-1]  # the last token must run to give logits
+        fitting = [g for g in self._groups if g.prefix == usable[: len(g.prefix)]]
+        best = max(fitting, key=lambda g: len(g.prefix), default=None)
+        near = list(islice(self._waiting, 1, self._max_running))
+        others = [r.prompt_ids for r in near] + list(self._recent) if self._share else []
+        shared = _worth_sharing([_common(usable, other) for other in others])
+        if shared >= max(MIN_PREFIX, 2 * len(best.prefix) if best else 0):
+            group = Group(usable[:shared])
+            row = torch.tensor([group.prefix], device=self.device)
+            hidden_states(self.model, row, PrefixPass(group, self.device))
+        elif best is not None:
+            return best
+        else:
+            group = Group(())
+        self._groups.append(group)
+        idle = [g for g in self._groups if not g.lengths and g is not group]
+        for old in idle[: max(0, len(idle) - IDLE_GROUPS)]:
+            self._groups.remove(old)
+        return group
+
+    def _choose(self, logits_BV: Tensor) -> list[TokenEvent]:
+        """Draw a token for every sequence; finished ones leave the batch."""
+        greedy_B = logits_BV.argmax(-1).tolist()
+        normaliser_B = logits_BV.logsumexp(-1)
+        chosen = [
+            g if s.generator is None else _draw(logits_BV[b], s.request, s.generator)
+            for b, (s, g) in enumerate(zip(self._running, greedy_B, strict=True))
+        ]
+        picked = logits_BV.gather(1, torch.tensor(chosen, device=self.device)[:, None])[:, 0]
+        logprobs = (picked - normaliser_B).tolist()
+        events = []
+        limit = self.capabilities.max_context_tokens
+        finished: list[_Sequence] = []
+        for sequence, token, logprob in zip(self._running, chosen, logprobs, strict=True):
+            request = sequence.request
+            if token in sequence.stop_ids:
+                events.append(TokenEvent(request.id, finish="stop"))
+                finished.append(sequence)
+                continue
+            sequence.made += 1
+            sequence.feed = (token,)
+            full = limit is not None and len(request.prompt_ids) + sequence.made >= limit
+            finish: FinishReason | None = "length" if full or sequence.made >= request.sampling.max_tokens else None
+            events.append(TokenEvent(request.id, (token,), (logprob,), finish))
+            if finish:
+                finished.append(sequence)
+        for sequence in finished:
+            self._release(sequence)
+        return events
+
+    def _release(self, sequence: _Sequence) -> None:
+        self._running.remove(sequence)
+        moved = sequence.group.remove(sequence.slot)
+        for other in self._running:
+            if other.group is sequence.group and other.slot == moved:
+                other.slot = sequence.slot
+
+    @torch.inference_mode()
+    def score(self, sequences: Sequence[tuple[tuple[int, ...], int]]) -> list[list[float]]:
+        """Log-probabilities (nats) of the tokens of each sequence from index k >= 1 on, given all before them."""
+        out: list[list[float]] = []
+        at = 0
+        while at < len(sequences):
+            end, tokens = at, 0
+            while end < len(sequences) and (end == at or tokens + len(sequences[end][0]) <= SCORE_TOKENS):
+                tokens += len(sequences[end][0])
+                end += 1
+            out += self._score(sequences[at:end])
+            at = end
+        return out
+
+    def _score(self, sequences: Sequence[tuple[tuple[int, ...], int]]) -> list[list[float]]:
+        forest = Forest.grow([ids for ids, _ in sequences])
+        plan = layout(forest.nodes).to(self.device, next(self.model.parameters()).dtype)
+        hidden_TC = hidden_states(self.model, torch.tensor([forest.tokens], device=self.device), plan)[0]
+        out = []
+        for (ids, first), places in zip(sequences, forest.places, strict=True):
+            logits_NV = self._head(hidden_TC[torch.tensor(places[first - 1 : -1], device=self.device)])
+            target_N = torch.tensor(ids[first:], device=self.device)
+            out.append((logits_NV.gather(1, target_N[:, None])[:, 0] - logits_NV.logsumexp(-1)).tolist())
+        return out
+
+    def close(self) -> None:
+        """Drop everything; requests still running end without an event."""
+        self._closed = True
+        for held in (self._waiting, self._running, self._groups, self._ended):
+            held.clear()
+
+
+def _worth_sharing(common: Sequence[int]) -> int:
+    """The length that saves most: a longer beginning is shared by fewer prompts."""
+    ordered = sorted(common, reverse=True)
+    return max(enumerate(ordered, 1), key=lambda pair: pair[0] * pair[1], default=(0, 0))[1]
+
+
+def _common(a: Sequence[int], b: Sequence[int]) -> int:
+    n = 0
+    for x, y in zip(a, b, strict=False):
+        if x != y:
+            break
+        n += 1
+    return n
+
+
+def _draw(logits_V: Tensor, request: Request, generator: torch.Generator) -> int:
+    """Temperature, then top-k, then top-p (nucleus; Holtzman et al., 2020), then one draw."""
+    sampling = request.sampling
+    scaled = logits_V / sampling.temperature
+    if sampling.top_k:
+        kth = scaled.topk(min(sampling.top_k, len(scaled))).values[-1]
+        scaled = scaled.masked_fill(scaled < kth, -torch.inf)
+    p_V = scaled.softmax(-1)
+    if sampling.top_p < 1:
+        ordered, index = p_V.sort(descending=True)
+        ordered[ordered.cumsum(0) - ordered >= sampling.top_p] = 0.0
+        return int(index[torch.multinomial(ordered, 1, generator=generator)])
+    return int(torch.multinomial(p_V, 1, generator=generator))

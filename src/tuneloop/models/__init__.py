@@ -1,0 +1,79 @@
+"""A name -> model and tokenizer; adapters; the bundle, a model folder that describes itself.
+
+path = resolve(ModelConfig(name="smollm2-135m-instruct"))
+model, tokenizer = load_model(path), load_tokenizer(path)
+bundle = save_model_bundle(folder, model, tokenizer, facts={"data_sha256": ...})
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from tuneloop.models.bundle import (
+    Bundle,
+    open_bundle,
+    save_adapter_bundle,
+    save_model_bundle,
+    seal,
+    verify,
+)
+from tuneloop.models.catalogue import CATALOGUE, Dimensions, Entry, find, looks_local
+from tuneloop.models.fetch import ModelConfig, is_offline, resolve
+from tuneloop.models.folder import MANIFEST, fingerprint, staging
+from tuneloop.models.load import load_model, load_tokenizer, quiet
+from tuneloop.models.memory import (
+    MemoryEstimate,
+    dimensions_of,
+    estimate_inference_memory,
+    estimate_memory,
+    training_memory,
+)
+
+if TYPE_CHECKING:
+    from tuneloop.models.flat import ATTENTION, Forest, Layout, Node, causal_model, hidden_states, layout, register
+
+_NEEDS_TORCH = ("ATTENTION", "Forest", "Layout", "Node", "causal_model", "hidden_states", "layout", "register")
+
+__all__ = [
+    "ATTENTION",
+    "CATALOGUE",
+    "MANIFEST",
+    "Bundle",
+    "Dimensions",
+    "Entry",
+    "Forest",
+    "Layout",
+    "MemoryEstimate",
+    "ModelConfig",
+    "Node",
+    "causal_model",
+    "dimensions_of",
+    "estimate_inference_memory",
+    "estimate_memory",
+    "find",
+    "fingerprint",
+    "hidden_states",
+    "is_offline",
+    "layout",
+    "load_model",
+    "load_tokenizer",
+    "looks_local",
+    "open_bundle",
+    "quiet",
+    "register",
+    "resolve",
+    "save_adapter_bundle",
+    "save_model_bundle",
+    "seal",
+    "staging",
+    "training_memory",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Names that need torch load it on first use: the door stays light."""
+    if name in _NEEDS_TORCH:
+        return getattr(importlib.import_module("tuneloop.models.flat"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,63 @@
+"""Configuration of the gateway."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import ClassVar
+
+from pydantic import Field, model_validator
+
+from tuneloop.config import Config
+from tuneloop.engines import EngineConfig
+
+
+class ServeConfig(Config):
+    """How a bundle is served."""
+
+    aliases: ClassVar[dict[str, str]] = {
+        "infer_backend": "engine.name",
+        "served_model_name": "model_name",
+        "max_new_tokens": "max_tokens",
+    }
+
+    engine: EngineConfig = EngineConfig()
+    """Which engine answers."""
+    host: str = "127.0.0.1"
+    """Where to listen. Only this machine by default; 0.0.0.0 opens it to the network and then needs keys."""
+    port: int = Field(8000, ge=0, le=65535)
+    """TCP port; 0 takes a free one."""
+    auth: bool = True
+    """Ask for an API key on every route but /healthz and /readyz. It can be off only on a loopback address."""
+    model_name: str | None = None
+    """The name clients use; default: the bundle's."""
+    arm: str = "default"
+    """Label of this deployment in metrics and logs, for comparisons."""
+    max_queue: int = Field(128, ge=0)
+    """Requests that may wait beyond those the engine runs; one more is answered 429 with Retry-After."""
+    max_tokens: int = Field(512, ge=1)
+    """The length of an answer when the request does not say."""
+    temperature: float = Field(0.0, ge=0, le=2)
+    """Used when the request does not say. 0 gives the answers that were evaluated; OpenAI's own default is 1."""
+    max_body_bytes: int = Field(1_000_000, ge=1024)
+    """A longer request body is answered 413."""
+    drain_timeout_s: float = Field(120.0, gt=0)
+    """After SIGTERM: how long accepted requests may take to finish."""
+    verify_weights: bool = True
+    """Compare the bundle's files with its hashes before loading it."""
+
+    @property
+    def loopback(self) -> bool:
+        """Whether only this machine can reach ``host``."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
+    @model_validator(mode="after")
+    def _no_open_door(self) -> ServeConfig:
+        if not self.auth and not self.loopback:
+            raise ValueError(
+                f"auth is off and {self.host} can be reached from other machines"
+                "\nhint: keep auth on (tuneloop keys create), or listen on 127.0.0.1"
+            )
+        return self

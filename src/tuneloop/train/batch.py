@@ -1,0 +1,63 @@
+"""Examples -> one flat row in which shared beginnings stand once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tuneloop.models import Forest, Layout, layout
+from tuneloop.types import Example
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A flat row of T tokens and the N predictions to learn.
+
+    ``source_N`` (int64) is where in the row a prediction is made, ``target_N`` (int64) the token to predict, ``weight_N`` (float32)
+    its weight. One position may predict several tokens: rows that share a beginning may part right after it.
+    ``real_tokens`` counts the tokens of all rows as if each stood alone: the unit of honest speed.
+    """
+
+    input_ids_1T: Tensor
+    layout: Layout
+    source_N: Tensor
+    target_N: Tensor
+    weight_N: Tensor
+    real_tokens: int
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Batch:
+        return Batch(
+            self.input_ids_1T.to(device),
+            self.layout.to(device, dtype),
+            self.source_N.to(device),
+            self.target_N.to(device),
+            self.weight_N.to(device),
+            self.real_tokens,
+        )
+
+
+def collate(examples: Sequence[Example], *, share_prefixes: bool = True) -> Batch:
+    """Lay examples out as a flat row.
+
+    Args:
+        examples: The rows of one micro-batch, each with at least one token.
+        share_prefixes: Store beginnings that rows share once (exact: see ``tuneloop.models.Forest``).
+    """
+    forest = Forest.grow([e.input_ids for e in examples], share=share_prefixes)
+    source, target, weight = [], [], []
+    for example, places in zip(examples, forest.places, strict=True):
+        for t, counted in enumerate(example.loss_mask):
+            if counted:
+                source.append(places[t - 1])
+                target.append(example.input_ids[t])
+                weight.append(example.weight)
+    return Batch(
+        torch.tensor([forest.tokens]),
+        layout(forest.nodes),
+        torch.tensor(source, dtype=torch.int64),
+        torch.tensor(target, dtype=torch.int64),
+        torch.tensor(weight, dtype=torch.float32),
+        sum(len(e.input_ids) for e in examples),
+    )

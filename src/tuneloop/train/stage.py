@@ -1,0 +1,160 @@
+"""The stage: records -> examples -> plan -> loop -> bundle."""
+
+from __future__ import annotations
+
+import json
+import resource
+import shutil
+import sys
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tuneloop.chat import Chat
+from tuneloop.data import read_records
+from tuneloop.errors import DataError
+from tuneloop.models import (
+    Bundle,
+    load_model,
+    load_tokenizer,
+    open_bundle,
+    save_adapter_bundle,
+    save_model_bundle,
+)
+from tuneloop.progress import log, track
+from tuneloop.rundir import RunDir, read_json, write_atomic
+from tuneloop.train.config import TrainConfig
+from tuneloop.types import Example, Split
+
+if TYPE_CHECKING:
+    from tuneloop.train.loop import Fitted
+    from tuneloop.train.plan import BatchPlan
+
+BUNDLE, RESULT, PLAN = "bundle", "train.json", "plan.json"
+
+
+@dataclass(frozen=True, slots=True)
+class TrainResult:
+    """A finished training. Losses are nats per label token; ``left_out`` counts rows by reason."""
+
+    bundle: Bundle
+    steps: int
+    tokens: int
+    loss: float
+    validation_loss: float | None
+    tokens_per_s: float
+    trained_parameters: int
+    parameters: int
+    rows: int
+    left_out: dict[str, int]
+    peak_memory_bytes: int
+
+
+def run(config: TrainConfig, model_folder: Path, records_folder: Path, out: RunDir, *, seed: int = 0) -> TrainResult:
+    """Train on ``train.jsonl``, watch ``validation.jsonl``, write a bundle.
+
+    Raises:
+        DataError: No usable training row.
+        Interrupted: Stopped by a signal, with a checkpoint.
+    """
+    import torch
+
+    from tuneloop.train import loop
+    from tuneloop.train.methods import METHODS
+    from tuneloop.train.objectives import sft
+
+    torch.manual_seed(seed)
+    tokenizer = load_tokenizer(model_folder)
+    chat = Chat(tokenizer)
+    examples, left_out = tokenise(chat, records_folder, "train", config.max_length_tokens)
+    validation, _ = tokenise(chat, records_folder, "validation", config.max_length_tokens)
+    if not examples:
+        reasons = "; ".join(f"{n} rows: {why}" for why, n in left_out.items()) or "the training split is empty"
+        raise DataError(
+            f"nothing to train on ({reasons})", where=str(records_folder), hint="raise train.max_length_tokens, or see report.html there"
+        )
+    plan = _plan(examples, config, seed, out)
+    log(f"  {len(examples):,} rows, {sum(len(e.input_ids) for e in examples):,} tokens, {len(plan.steps)} steps")
+    model = METHODS[config.method](load_model(model_folder), config)
+    objective = sft(
+        model,
+        padding_free=config.padding_free,
+        share_prefixes=config.share_prefixes,
+        label_smoothing=config.label_smoothing,
+    )
+    fitted = loop.fit(model, objective, examples, validation, plan, config, out)
+    bundle = _save(model, tokenizer, model_folder, records_folder, config, fitted, out)
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    result = TrainResult(
+        bundle=bundle,
+        **asdict(fitted),
+        trained_parameters=trained,
+        parameters=sum(p.numel() for p in model.parameters()),
+        rows=len(examples),
+        left_out=dict(left_out),
+        peak_memory_bytes=_peak_memory_bytes(),
+    )
+    out.write_json(RESULT, {k: getattr(result, k) for k in result.__slots__ if k != "bundle"} | {"seed": seed})
+    shutil.rmtree(out / loop.CHECKPOINTS, ignore_errors=True)
+    return result
+
+
+def load(out: RunDir) -> TrainResult:
+    """Read a finished training."""
+    facts = read_json(out / RESULT)
+    facts.pop("seed", None)
+    return TrainResult(bundle=open_bundle(out / BUNDLE), **facts)
+
+
+def tokenise(chat: Chat, records_folder: Path, split: Split, max_length: int) -> tuple[list[Example], Counter[str]]:
+    """Examples of a split, and why rows were left out (too long, nothing to learn)."""
+    kept: list[Example] = []
+    left_out: Counter[str] = Counter()
+    for record in track(read_records(records_folder, split), f"tokenising {split}", unit="rows"):
+        for example in chat.examples(record):
+            if example.label_tokens == 0:
+                left_out["no token to learn"] += 1
+            elif len(example.input_ids) > max_length:
+                left_out[f"longer than {max_length} tokens"] += 1
+            else:
+                kept.append(example)
+    for why, n in left_out.items():
+        log(f"  {split}: {n} rows left out: {why}")
+    return kept, left_out
+
+
+def _plan(examples: list[Example], config: TrainConfig, seed: int, out: RunDir) -> BatchPlan:
+    from tuneloop.train.plan import draw
+
+    plan = draw(
+        [len(e.input_ids) for e in examples],
+        batch_size=config.batch_size,
+        accumulation_steps=config.accumulation_steps,
+        epochs=config.epochs,
+        max_steps=config.max_steps,
+        seed=seed,
+    )
+    write_atomic(out / PLAN, json.dumps({"ids": [e.id for e in examples], **plan.to_json()}))
+    return plan
+
+
+def _save(
+    model: Any, tokenizer: Any, base: Path, records: Path, config: TrainConfig, fitted: Fitted, out: RunDir
+) -> Bundle:
+    summary = records / "summary.json"
+    facts = {
+        "config": config.model_dump(mode="json"),
+        "metrics": asdict(fitted),
+        "data": RunDir(records).fingerprint if summary.exists() else None,
+    }
+    shutil.rmtree(out / BUNDLE, ignore_errors=True)
+    if config.method == "lora":
+        return save_adapter_bundle(out / BUNDLE, model, tokenizer, base, facts)
+    return save_model_bundle(out / BUNDLE, model, tokenizer, facts)
+
+
+def _peak_memory_bytes() -> int:
+    """Largest resident size of this process so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

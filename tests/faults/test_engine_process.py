@@ -1,0 +1,228 @@
+"""An engine's process is killed, hangs, cannot start, or loses its parent: nobody waits for ever and nothing is lost."""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from tuneloop.engines import EngineConfig, EngineProcess, FakeConfig, ProcessEngine, State
+from tuneloop.errors import ConfigError, ModelError, ServeError
+from tuneloop.models import Bundle
+from tuneloop.types import Request, Sampling, TokenEvent
+
+PROMPT = tuple(range(10, 40))
+LONG = Sampling(max_tokens=30)
+
+
+def config(stall_timeout_s: float = 30.0, **fake: object) -> EngineConfig:
+    return EngineConfig(
+        name="fake", stall_timeout_s=stall_timeout_s, fake=FakeConfig(**{"token_delay_s": 0.01, **fake})
+    )
+
+
+class Listener:
+    """Collects what a process delivers."""
+
+    def __init__(self) -> None:
+        self.queue: queue.Queue[TokenEvent] = queue.Queue()
+
+    def __call__(self, events: list[TokenEvent]) -> None:
+        for event in events:
+            self.queue.put(event)
+
+    def ends(self, count: int, patience_s: float = 30.0) -> dict[str, TokenEvent]:
+        """The last events of ``count`` requests."""
+        ended: dict[str, TokenEvent] = {}
+        deadline = time.monotonic() + patience_s
+        while len(ended) < count:
+            event = self.queue.get(timeout=max(deadline - time.monotonic(), 0.01))
+            if event.finish:
+                assert event.request_id not in ended, "a request ended twice"
+                ended[event.request_id] = event
+        return ended
+
+    def first_tokens(self, count: int) -> None:
+        seen = set()
+        while len(seen) < count:
+            event = self.queue.get(timeout=10)
+            assert event.finish is None
+            seen.add(event.request_id)
+
+
+def wait_for(condition: object, patience_s: float = 20.0) -> None:
+    deadline = time.monotonic() + patience_s
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < deadline, "it did not come true"
+        time.sleep(0.02)
+
+
+def test_killed_under_load_ends_what_had_begun_with_an_error_and_comes_back() -> None:
+    heard = Listener()
+    with EngineProcess(config(), None, heard).start() as process:
+        for i in range(3):
+            process.submit(Request(f"r{i}", PROMPT, LONG))
+        heard.first_tokens(3)
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGKILL)
+        ends = heard.ends(3)
+        assert {e.finish for e in ends.values()} == {"error"}
+        assert all("SIGKILL" in (e.error or "") for e in ends.values())
+        wait_for(lambda: process.ready)
+        process.submit(Request("after", PROMPT, Sampling(max_tokens=2)))
+        assert heard.ends(1)["after"].finish == "length"
+        assert process.restarts == 1
+
+
+def test_a_request_without_a_token_is_tried_once_more(tmp_path: Path) -> None:
+    heard = Listener()
+    faulty = config(crash_after_tokens=1, fault_once_file=tmp_path / "crashed")  # the first token is the warm-up's
+    with EngineProcess(faulty, None, heard).start() as process:
+        process.submit(Request("again", PROMPT, Sampling(max_tokens=3)))
+        assert heard.ends(1)["again"].finish == "length"
+        assert process.restarts == 1
+    assert (tmp_path / "crashed").exists()
+
+
+def test_a_request_that_kills_the_engine_every_time_ends_with_an_error() -> None:
+    heard = Listener()
+    with EngineProcess(config(crash_after_tokens=1), None, heard).start() as process:
+        process.submit(Request("poison", PROMPT, Sampling(max_tokens=3)))
+        end = heard.ends(1)["poison"]
+        assert end.finish == "error"
+        assert process.restarts == 2  # the first life and the one retry
+
+
+def test_a_hung_engine_is_noticed_killed_and_replaced(tmp_path: Path) -> None:
+    heard = Listener()
+    hanging = config(0.7, hang_after_tokens=4, fault_once_file=tmp_path / "hung")
+    with EngineProcess(hanging, None, heard).start() as process:
+        process.submit(Request("stuck", PROMPT, LONG))
+        end = heard.ends(1)["stuck"]
+        assert end.finish == "error"
+        assert "no token for 0.7 s" in (end.error or "")
+        wait_for(lambda: process.ready)
+        process.submit(Request("after", PROMPT, Sampling(max_tokens=2)))
+        assert heard.ends(1)["after"].finish == "length"
+
+
+def test_a_stopped_engine_is_a_hung_engine() -> None:
+    heard = Listener()
+    with EngineProcess(config(0.7), None, heard).start() as process:
+        process.submit(Request("stopped", PROMPT, LONG))
+        heard.first_tokens(1)
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGSTOP)
+        assert heard.ends(1)["stopped"].finish == "error"
+
+
+def test_a_stopped_engine_does_not_hold_up_those_who_submit() -> None:
+    heard = Listener()
+    with EngineProcess(config(1.0, context_tokens=200_000), None, heard).start() as process:
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGSTOP)
+        began = time.monotonic()
+        for i in range(20):  # far more than the socket's buffer holds
+            process.submit(Request(f"big{i}", tuple(range(50_000)), Sampling(max_tokens=1)))
+        assert time.monotonic() - began < 0.9
+        ends = heard.ends(20)  # killed, started again, tried once more
+        assert {e.finish for e in ends.values()} == {"length"}
+
+
+def test_idle_is_not_hung() -> None:
+    heard = Listener()
+    with EngineProcess(config(0.3), None, heard).start() as process:
+        time.sleep(1.0)
+        assert process.ready
+        assert process.restarts == 0
+
+
+def test_requests_accepted_while_it_restarts_are_answered_and_can_be_cancelled() -> None:
+    heard = Listener()
+    with EngineProcess(config(), None, heard).start() as process:
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGKILL)
+        wait_for(lambda: process.state is State.RESTARTING)
+        process.submit(Request("early", PROMPT, Sampling(max_tokens=2)))
+        process.submit(Request("unwanted", PROMPT, Sampling(max_tokens=2)))
+        process.cancel("unwanted")
+        ends = heard.ends(2)
+        assert (ends["early"].finish, ends["unwanted"].finish) == ("length", "cancelled")
+
+
+def test_ctrl_c_and_sigterm_do_not_reach_the_engine() -> None:
+    heard = Listener()
+    with EngineProcess(config(), None, heard).start() as process:
+        process.submit(Request("survivor", PROMPT, LONG))
+        heard.first_tokens(1)
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGINT)
+        os.kill(process.pid, signal.SIGTERM)
+        end = heard.ends(1)["survivor"]
+        assert end.finish in ("length", "stop")
+        assert process.restarts == 0
+
+
+def test_close_ends_what_is_in_flight_and_leaves_no_process() -> None:
+    heard = Listener()
+    process = EngineProcess(config(), None, heard).start()
+    pid = process.pid
+    process.submit(Request("left", PROMPT, LONG))
+    process.close()
+    process.close()
+    assert heard.ends(1)["left"].finish == "cancelled"
+    assert process.state is State.CLOSED
+    assert pid is not None
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+    with pytest.raises(ServeError, match="closed"):
+        process.submit(Request("late", PROMPT))
+
+
+def test_an_engine_that_cannot_start_says_why(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no engine 'fak'"):
+        EngineProcess(EngineConfig(name="fak"), None, Listener()).start()
+    broken = Bundle(tmp_path, "model")
+    with pytest.raises(ModelError):
+        EngineProcess(EngineConfig(name="transformers"), broken, Listener()).start()
+
+
+def test_an_engine_that_dies_while_loading_is_an_error_not_a_loop() -> None:
+    with pytest.raises(ServeError, match="SIGKILL"):
+        EngineProcess(config(crash_after_tokens=0), None, Listener()).start()
+
+
+def test_scoring_ends_when_the_engine_dies() -> None:
+    engine = ProcessEngine(None, config())
+    try:
+        assert engine.process.pid is not None
+        os.kill(engine.process.pid, signal.SIGSTOP)  # it will not answer ...
+        killer = subprocess.Popen(["sh", "-c", f"sleep 0.3; kill -9 {engine.process.pid}"])  # ... and then it is gone
+        with pytest.raises(ServeError, match="SIGKILL"):
+            engine.score([(PROMPT, 1)])
+        killer.wait()
+    finally:
+        engine.close()
+
+
+def test_the_engine_dies_with_its_parent(tmp_path: Path) -> None:
+    script = textwrap.dedent(
+        """
+        import sys, time
+        from tuneloop.engines import EngineConfig, EngineProcess
+        print(EngineProcess(EngineConfig(name="fake"), None, print).start().pid, flush=True)
+        time.sleep(60)
+        """
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        parent.kill()
+    wait_for(lambda: not Path(f"/proc/{child}").exists() or " Z " in Path(f"/proc/{child}/stat").read_text(), 10)
