@@ -1,9 +1,9 @@
 """Compression: bundle -> smaller bundle, with the proof that it is still the same model.
 
-    config.py     what can be set
-    gguf_file.py  a transformers model as GGUF
-    parity.py     token ids, Kullback-Leibler divergence, greedy agreement
-    stage.py      merge -> write -> compare
+config.py     what can be set
+gguf_file.py  a transformers model as GGUF
+parity.py     token ids, Kullback-Leibler divergence, greedy agreement
+stage.py      merge -> write -> compare
 """
 
 from __future__ import annotations

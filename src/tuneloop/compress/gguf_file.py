@@ -162,7 +162,11 @@ def _add_tokenizer(writer: Any, gguf: Any, tokenizer: Any, vocab_size: int) -> N
     writer.add_token_list(tokens)
     writer.add_token_types(types)
     writer.add_token_merges(merges)
-    for kind, token in (("bos", tokenizer.bos_token_id), ("eos", tokenizer.eos_token_id), ("pad", tokenizer.pad_token_id)):
+    for kind, token in (
+        ("bos", tokenizer.bos_token_id),
+        ("eos", tokenizer.eos_token_id),
+        ("pad", tokenizer.pad_token_id),
+    ):
         if token is not None:
             getattr(writer, f"add_{kind}_token_id")(token)
     writer.add_add_bos_token(False)  # templates write it; the engine takes token ids anyway

@@ -22,7 +22,6 @@ from tuneloop.types import Record
 BUNDLE, RESULT = "bundle", "compress.json"
 
 
-
 @dataclass(frozen=True, slots=True)
 class Compressed:
     """A compressed bundle. ``sizes_bytes``: the weights of the original as trained ('float32'), at 16 bit, and as written."""
@@ -47,16 +46,28 @@ def run(config: CompressConfig, bundle: Bundle, records_folder: Path, out: RunDi
     with staging(out / BUNDLE) as folder:
         from tuneloop.compress.gguf_file import write_gguf
 
-        write_gguf(model, tokenizer, folder / f"model.{config.quantisation.upper()}.gguf", config.quantisation, name=name)
+        write_gguf(
+            model, tokenizer, folder / f"model.{config.quantisation.upper()}.gguf", config.quantisation, name=name
+        )
         _copy_tokenizer(tokenizer, model, folder)
         compressed = seal(folder, "gguf", facts, precision=config.quantisation, base=base)
     compressed = open_bundle(out / BUNDLE)
     parity = check(config, model, tokenizer, compressed, records_folder)
     parameters = sum(p.numel() for p in model.parameters())
-    sizes = {"float32": parameters * 4, "16 bit": parameters * 2, config.quantisation: compressed.gguf_file.stat().st_size}
+    sizes = {
+        "float32": parameters * 4,
+        "16 bit": parameters * 2,
+        config.quantisation: compressed.gguf_file.stat().st_size,
+    }
     result = Compressed(compressed, config.quantisation, sizes, parity)
     out.write_json(
-        RESULT, {"quantisation": config.quantisation, "sizes_bytes": sizes, "parameters": parameters, "parity": parity.to_json()}
+        RESULT,
+        {
+            "quantisation": config.quantisation,
+            "sizes_bytes": sizes,
+            "parameters": parameters,
+            "parity": parity.to_json(),
+        },
     )
     log(f"  parity: {parity.reason}")
     return result
@@ -65,9 +76,7 @@ def run(config: CompressConfig, bundle: Bundle, records_folder: Path, out: RunDi
 def load(out: RunDir) -> Compressed:
     """Read a finished compression."""
     facts = read_json(out / RESULT)
-    return Compressed(
-        open_bundle(out / BUNDLE), facts["quantisation"], facts["sizes_bytes"], Parity(**facts["parity"])
-    )
+    return Compressed(open_bundle(out / BUNDLE), facts["quantisation"], facts["sizes_bytes"], Parity(**facts["parity"]))
 
 
 def check(config: CompressConfig, model: Any, tokenizer: Any, compressed: Bundle, records_folder: Path) -> Parity:

@@ -136,7 +136,9 @@ def _utf8_or_legacy(data: bytes, name: str) -> Text:
     except UnicodeDecodeError as error:
         first_bad = data[: error.start].count(b"\n") + 1
     damaged = _tolerant(data, "utf-8")
-    foreign = sum(not line.isascii() for line in damaged.lines) + sum(damaged.lines[i].isascii() for i in damaged.bad_lines)
+    foreign = sum(not line.isascii() for line in damaged.lines) + sum(
+        damaged.lines[i].isascii() for i in damaged.bad_lines
+    )
     if 1 - len(damaged.bad_lines) / max(foreign, 1) >= _UTF8_LINES:
         return damaged
     found = _guess(data)

@@ -31,7 +31,21 @@ PAIRS = (
     ("ask", "answer"),
     ("用户", "客服"),
 )
-TEXTS = ("text", "sentence", "utterance", "message", "tweet", "content", "query", "question", "review", "文本", "内容", "问题", "标题")
+TEXTS = (
+    "text",
+    "sentence",
+    "utterance",
+    "message",
+    "tweet",
+    "content",
+    "query",
+    "question",
+    "review",
+    "文本",
+    "内容",
+    "问题",
+    "标题",
+)
 LABELS = ("intent", "category", "label", "class", "意图", "标签", "类别", "分类", "科室")
 PAIR_LABELS = ("intent", "category", "意图", "标签", "类别", "分类", "科室")
 """Beside an answer, ``label`` and ``class`` may mean anything; these name a class."""
@@ -105,7 +119,8 @@ def detect(file: RawFile, config: DataConfig) -> Detected:
     raise DataError(
         f"{what} these columns",
         where=f"{file.name}:{file.header_line}",
-        hint=f"the columns are: {names.listing}; set data.prompt_column and data.response_column or data.label_column",
+        hint=f"the columns are: {names.listing}; set data.prompt_column, and data.response_column or data.label_column "
+        "(or data.format: text)",
     )
 
 
@@ -114,7 +129,8 @@ class _Names:
 
     def __init__(self, file: RawFile, config: DataConfig) -> None:
         self.file = file
-        self.listing = ", ".join(file.columns[:20]) or "(none)"
+        shown = (name if len(name) <= 40 else f"{name[:39]}…" for name in file.columns[:20])
+        self.listing = ", ".join(shown) or "(none)"
         self._by_fold = {name.strip().casefold(): name for name in reversed(file.columns)}
         self.prompt = self._named("prompt_column", config.prompt_column)
         self.response = self._named("response_column", config.response_column)

@@ -13,7 +13,6 @@ redactions                      list of {message, type, start, end}: offsets int
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -47,13 +46,35 @@ def empty_frame() -> pl.DataFrame:
 
 
 def make_frame(columns: Mapping[str, Sequence[Any]]) -> pl.DataFrame:
-    """A frame from columns; those not given are null (lists: empty)."""
+    """A frame from columns; those not given are null (lists: empty). ``messages`` are lists of {role, content, ...}."""
     height = len(columns["id"])
     series = []
     for name, kind in SCHEMA.items():
-        absent = [[] if isinstance(kind, pl.List) else None] * height
-        series.append(pl.Series(name, columns.get(name, absent), dtype=kind, strict=True))
+        if name == "messages":
+            series.append(_messages(columns[name]))
+        elif name in columns:
+            series.append(pl.Series(name, columns[name], dtype=kind, strict=True))
+        else:
+            nothing: list[Any] = [[] if isinstance(kind, pl.List) else None]
+            series.append(pl.Series(name, nothing, dtype=kind).new_from_index(0, height))
     return pl.DataFrame(series)
+
+
+def _messages(conversations: Sequence[Sequence[Mapping[str, str | None]]]) -> pl.Series:
+    """Nested turns as one List column; built flat, because polars converts nested Python objects one by one."""
+    flat = pl.DataFrame(
+        {
+            "row": [row for row, turns_ in enumerate(conversations) for _ in turns_],
+            **{key: [turn.get(key) for turns_ in conversations for turn in turns_] for key in TURN.to_schema()},
+        },
+        schema={"row": pl.Int64, **TURN.to_schema()},
+    )
+    nested = flat.group_by("row", maintain_order=True).agg(messages=pl.struct(*TURN.to_schema()))
+    return (
+        pl.select(row=pl.int_range(len(conversations), dtype=pl.Int64))
+        .join(nested, on="row", how="left", maintain_order="left")["messages"]
+        .fill_null(pl.Series([[]], dtype=pl.List(TURN)))
+    )
 
 
 def alive() -> pl.Expr:
@@ -176,11 +197,5 @@ def comparable(texts: pl.Series) -> pl.Series:
     """
     # NFKC first: full-width letters have a lower case only after it.
     folded = texts.str.normalize("NFKC").str.to_lowercase().str.replace_all(r"\s+", " ").str.strip_chars()
-    short = folded.str.strip_chars_end(" .!?,;:。!?…~")
+    short = folded.str.strip_chars_end(" .!?,;:。~")
     return short.zip_with(short != "", folded).rename("comparable")
-
-
-def fold(text: str) -> str:
-    """``comparable`` of one text, plainly: the oracle of the vectorised one."""
-    folded = " ".join(unicodedata.normalize("NFKC", text).lower().split())
-    return folded.rstrip(" .!?,;:。!?…~") or folded

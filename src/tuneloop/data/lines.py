@@ -47,7 +47,9 @@ def read_plain(text: Text, name: str) -> RawFile:
 
 
 def looks_like_json_lines(text: Text) -> bool:
-    """Whether one of the first lines is a whole JSON object."""
+    """Whether there are several lines and one of the first is a whole JSON object."""
+    if sum(bool(line.strip()) for line in text.lines[:1000]) < 2:
+        return False
     seen = 0
     for line in text.lines:
         stripped = line.strip()

@@ -103,7 +103,7 @@ def read(config: DataConfig, file: SourceFile) -> RawFile:
     first = next((line.lstrip()[:1] for line in text.lines if line.strip()), "")
     if suffix in (".jsonl", ".ndjson", ".json") or (first in ("{", "[") and suffix not in (".csv", ".tsv", ".tab")):
         array = first == "[" and suffix not in (".jsonl", ".ndjson")
-        if array or (suffix == ".json" and not lines.looks_like_json_lines(text)):
+        if array or (suffix not in (".jsonl", ".ndjson") and not lines.looks_like_json_lines(text)):
             return lines.read_json(text, file.name)
         return lines.read_json_lines(text, file.name)
     if suffix in (".txt", ".md"):

@@ -170,7 +170,7 @@ def _column_names(header: Sequence[str]) -> tuple[str, ...]:
 def _read_rows(text: Text, grammar: _Grammar, columns: tuple[str, ...], at: int) -> tuple[list[RawRow], int]:
     lines, width = text.lines, len(columns)
     rows: list[RawRow] = []
-    blank, tail_until, broken_at = 0, -1, 0
+    blank, tail_until, broken_at, in_ruins = 0, -1, 0, False
     while at < len(lines):
         line = lines[at]
         if not line.strip():
@@ -179,22 +179,29 @@ def _read_rows(text: Text, grammar: _Grammar, columns: tuple[str, ...], at: int)
             continue
         if '"' not in line:
             end, problem = at + 1, None
-        elif at <= tail_until and line.count('"') % 2 and not grammar.opens_field(line):
+        elif (at <= tail_until or in_ruins) and line.count('"') % 2 and not grammar.opens_field(line):
             end, problem = at + 1, (READ, f"broken quote: this is the rest of the row in line {broken_at + 1}")
         else:
             scan = grammar.scan(lines, at, width)
             end, problem = scan.end, None
             if not scan.closed:
                 problem = (READ, f"broken quote: it opens here and is not closed correctly by line {scan.stopped + 1}")
-                tail_until, broken_at = max(tail_until, scan.stopped), at
+                tail_until, broken_at, in_ruins = max(tail_until, scan.stopped), at, True
         raw = line if end == at + 1 else "\n".join(lines[at:end])
         rows.append(_row(text, raw, at, end, grammar, columns, problem))
+        in_ruins = in_ruins and rows[-1].problem is not None  # a whole row shows that the broken one is over
         at = end
     return rows, blank
 
 
 def _row(
-    text: Text, raw: str, at: int, end: int, grammar: _Grammar, columns: tuple[str, ...], problem: tuple[str, str] | None
+    text: Text,
+    raw: str,
+    at: int,
+    end: int,
+    grammar: _Grammar,
+    columns: tuple[str, ...],
+    problem: tuple[str, str] | None,
 ) -> RawRow:
     problem = problem or damage(text, raw, at, end)
     if problem:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from tuneloop.engines.base import Engine
@@ -15,7 +15,12 @@ POLL_S = 0.5
 
 
 def generate(
-    engine: Engine, requests: Sequence[Request], *, label: str = "generating", concurrency: int = 32
+    engine: Engine,
+    requests: Sequence[Request],
+    *,
+    label: str = "generating",
+    concurrency: int = 32,
+    on_response: Callable[[Response], None] | None = None,
 ) -> list[Response]:
     """Answer all requests.
 
@@ -24,6 +29,7 @@ def generate(
         requests: Their ids must differ.
         label: What the progress line says.
         concurrency: How many are submitted at a time.
+        on_response: Is called with each response the moment it ends, in order of arrival.
 
     Returns:
         One response a request, in the same order. What failed has ``finish="error"`` and the reason.
@@ -45,6 +51,8 @@ def generate(
                     tokens += len(event.token_ids)
                     if response := growing.add(event):
                         done[response.request_id] = response
+                        if on_response is not None:
+                            on_response(response)
                         del open_[response.request_id]
                         speed = tokens / max(time.monotonic() - started, 1e-9)
                         progress.update(note=f"{speed:.0f} tokens/s")

@@ -20,6 +20,7 @@ from tuneloop.engines.base import Capabilities
 from tuneloop.engines.child_handle import ChildHandle
 from tuneloop.engines.config import EngineConfig
 from tuneloop.engines.messages import Cancel, Events, Failed, FromChild, Ready, Score, Scored, Stop, Submit, ToChild
+from tuneloop.engines.registry import choose
 from tuneloop.errors import ServeError, TuneloopError
 from tuneloop.progress import log
 from tuneloop.types import FinishReason, Request, TokenEvent
@@ -67,6 +68,10 @@ class EngineProcess:
     """
 
     def __init__(self, config: EngineConfig, bundle: Bundle | None, deliver: Deliver) -> None:
+        if config.name == "auto":  # decided and said once, here
+            name, reason = choose(config, bundle)
+            log(f"engine: {name}, because {reason}")
+            config = config.model_copy(update={"name": name})
         self.config, self.bundle = config, bundle
         self.name = config.name
         self.capabilities = Capabilities()

@@ -3,13 +3,15 @@
     serve.run(bundle_path, ServeConfig())          serve until SIGTERM, then drain
     serve.smoke(config, bundle, prompts, out)      start it, ask it over HTTP, measure, stop it
     serve.chat(config, bundle)                     a conversation in the terminal
+    serve.keys.create(name), list_keys(), revoke(id)
 
 The gateway owns tokenizer and template; engines see token ids only.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from tuneloop.serve.config import ServeConfig
 
@@ -23,11 +25,22 @@ if TYPE_CHECKING:
     from tuneloop.engines import EngineConfig
     from tuneloop.models import Bundle
     from tuneloop.rundir import RunDir
+    from tuneloop.serve import keys
     from tuneloop.serve.check import ServeCheck
     from tuneloop.serve.gateway import Gateway
     from tuneloop.types import Message
 
-__all__ = ["ServeConfig", "chat", "create_app", "load", "run", "smoke"]
+__all__ = ["Gateway", "ServeCheck", "ServeConfig", "chat", "create_app", "keys", "load", "run", "smoke"]
+
+_LAZY = {"Gateway": "tuneloop.serve.gateway", "ServeCheck": "tuneloop.serve.check"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    if name == "keys":
+        return importlib.import_module("tuneloop.serve.keys")
+    raise AttributeError(f"module 'tuneloop.serve' has no attribute {name!r}")
 
 
 def run(bundle_path: Path, config: ServeConfig) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import traceback
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -14,7 +13,6 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
 from tuneloop.errors import TuneloopError
-from tuneloop.progress import log
 from tuneloop.serve.api_error import ApiError
 from tuneloop.serve.completions import complete
 from tuneloop.serve.gateway import Gateway
@@ -101,12 +99,6 @@ def _add_errors(app: FastAPI, gateway: Gateway) -> None:
     async def expected(_: HttpRequest, error: TuneloopError) -> JSONResponse:
         gateway.metrics.error("internal")
         return ApiError(500, error.what, code="server_error").response()
-
-    @app.exception_handler(Exception)
-    async def unexpected(http: HttpRequest, error: Exception) -> JSONResponse:
-        gateway.metrics.error("internal")
-        log(f"{http.state.request_id}: " + "".join(traceback.format_exception(error)))
-        return ApiError(500, "an internal error; the log has it under this request id", code="server_error").response()
 
 
 def _explain(error: RequestValidationError) -> ApiError:

@@ -74,7 +74,6 @@ def smoke(
     """
     if not prompts:
         raise ServeError("there is no prompt to ask", hint="give at least one")
-    config = config.model_copy(update={"host": "127.0.0.1", "port": 0, "auth": True})
     with (
         running(config, bundle) as (gateway, url, key),
         httpx.Client(
@@ -97,15 +96,16 @@ def load(out: RunDir) -> ServeCheck:
 
 @contextmanager
 def running(config: ServeConfig, bundle: Bundle) -> Iterator[tuple[Gateway, str, str]]:
-    """A gateway on a thread of its own: (gateway, base URL, key). It drains when the block ends."""
+    """A gateway on a free loopback port and a thread of its own: (gateway, base URL, key). It drains at the end."""
+    config = config.model_copy(update={"host": "127.0.0.1", "port": 0, "auth": True})
     key = secrets.token_urlsafe(32)
     with listen(config) as listener:
         gateway = Gateway(config, bundle, Chat(load_tokenizer(bundle)), KeyRing.of(key, scopes=("chat", "metrics")))
         gateway.process.start()
         server = Server(gateway)
         thread = threading.Thread(target=server.run, args=([listener],), name="gateway", daemon=True)
-        thread.start()
         try:
+            thread.start()
             deadline = time.monotonic() + START_S
             while not server.started:
                 if not thread.is_alive() or time.monotonic() > deadline:

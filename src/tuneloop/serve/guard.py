@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import traceback
 import uuid
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from tuneloop.progress import log
 from tuneloop.serve import keys
 from tuneloop.serve.api_error import ApiError
 from tuneloop.serve.gateway import Gateway
@@ -45,7 +47,26 @@ class Guard:
         except ApiError as error:
             await error.response()(scope, receive, answer)
             return
-        await self._app(scope, self._limited(receive), answer)
+        await self._run(scope, receive, answer)
+
+    async def _run(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The app; what nobody foresaw is a 500 to the caller and a traceback in the log, under the same request id."""
+        begun = False
+
+        async def watched(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, self._limited(receive), watched)
+        except Exception as error:
+            self._gateway.metrics.error("internal")
+            log(f"request {scope['state']['request_id']} failed: " + "".join(traceback.format_exception(error)))
+            if begun:
+                raise  # the server closes the connection, so that half an answer is not taken for a whole one
+            failed = ApiError(500, "an internal error; the log has it under this request id", code="server_error")
+            await failed.response()(scope, receive, send)
 
     def _admit(self, path: str, authorization: bytes) -> Key:
         if path in PUBLIC or not self._gateway.config.auth:

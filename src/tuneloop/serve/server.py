@@ -65,8 +65,8 @@ def serve(bundle_path: Path, config: ServeConfig) -> None:
     with listener:
         fresh = _first_key(config)
         gateway = Gateway(config, bundle, Chat(models.load_tokenizer(bundle)))
-        gateway.process.start()
         try:
+            gateway.process.start()
             _announce(gateway, listener, fresh)
             Server(gateway).run([listener])
         finally:

@@ -11,6 +11,7 @@ from torch import Tensor
 from tuneloop.models import Forest, Layout, layout
 from tuneloop.types import Example
 
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """A flat row of T tokens and the N predictions to learn.

@@ -76,7 +76,11 @@ def _targets(model: nn.Module, config: LoraConfig) -> list[str]:
     for target in config.targets:
         if not any(name == target or name.endswith(f".{target}") for name, _ in model.named_modules()):
             near = difflib.get_close_matches(target, there, 1)
-            why = f"{target!r} {TUTORIAL_TARGETS[target]}" if target in TUTORIAL_TARGETS else f"{target!r} matches no layer"
+            why = (
+                f"{target!r} {TUTORIAL_TARGETS[target]}"
+                if target in TUTORIAL_TARGETS
+                else f"{target!r} matches no layer"
+            )
             hint = f"did you mean {near[0]!r}? " if near else ""
             raise ConfigError(why, where="train.lora.targets", hint=f"{hint}this model has: {', '.join(sorted(there))}")
     return list(config.targets)
@@ -91,7 +95,9 @@ def _say_coverage(model: nn.Module, targets: list[str]) -> None:
     total = sum(p.numel() for n, p in model.named_parameters() if "lora_" not in n)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     reached = sum(p.numel() for n, p in model.named_parameters() if ".base_layer." in n and "lora_" not in n)
-    log(f"  adapters on {', '.join(targets)}: {trained:,} weights train; they reach {100 * reached / total:.0f} % of the model")
+    log(
+        f"  adapters on {', '.join(targets)}: {trained:,} weights train; they reach {100 * reached / total:.0f} % of the model"
+    )
     missed = sum(p.numel() for n, p in model.named_parameters() if p.dim() == 3 and ".base_layer." not in n)
     if missed:
         log(f"  note: the experts ({100 * missed / total:.0f} % of the weights) are not adapted")

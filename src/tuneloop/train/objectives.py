@@ -55,7 +55,12 @@ class FlatSft:
         for at in range(0, len(hidden_NC), CHUNK):
             part = slice(at, at + CHUNK)
             total = total + checkpoint(
-                self._chunk, head.lm_head, hidden_NC[part], batch.target_N[part], batch.weight_N[part], use_reentrant=False
+                self._chunk,
+                head.lm_head,
+                hidden_NC[part],
+                batch.target_N[part],
+                batch.weight_N[part],
+                use_reentrant=False,
             )
         return total
 

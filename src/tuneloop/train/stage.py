@@ -72,7 +72,9 @@ def run(config: TrainConfig, model_folder: Path, records_folder: Path, out: RunD
     if not examples:
         reasons = "; ".join(f"{n} rows: {why}" for why, n in left_out.items()) or "the training split is empty"
         raise DataError(
-            f"nothing to train on ({reasons})", where=str(records_folder), hint="raise train.max_length_tokens, or see report.html there"
+            f"nothing to train on ({reasons})",
+            where=str(records_folder),
+            hint="raise train.max_length_tokens, or see report.html there",
         )
     plan = _plan(examples, config, seed, out)
     log(f"  {len(examples):,} rows, {sum(len(e.input_ids) for e in examples):,} tokens, {len(plan.steps)} steps")

@@ -17,7 +17,13 @@ class Empty(StepBase):
 
     def apply(self, frame: pl.DataFrame) -> pl.DataFrame:
         said = spoken(frame, prompt_only=True).str.strip_chars()
-        return drop(frame, self.name, pl.when(said == "").then(pl.lit("empty: there is no text")))
+        reasons = (
+            pl.when(said == "")
+            .then(pl.lit("empty: there is no text"))
+            .when(~said.str.contains(r"[\p{L}\p{N}\p{S}]"))  # symbols: an emoji says something
+            .then(pl.lit("empty: there is nothing but punctuation"))
+        )
+        return drop(frame, self.name, reasons)
 
 
 class Truncated(StepBase):
@@ -27,15 +33,12 @@ class Truncated(StepBase):
 
     def apply(self, frame: pl.DataFrame) -> pl.DataFrame:
         flat = turns(frame)
-        last = (
-            flat.group_by("row")
-            .agg(
-                turns=pl.len(),
-                answer=pl.col("message").filter(
-                    (pl.col("role") == "assistant") & (pl.col("content").str.strip_chars() != "")
-                ).max(),
-                assistant=(pl.col("role") == "assistant").any(),
-            )
+        last = flat.group_by("row").agg(
+            turns=pl.len(),
+            answer=pl.col("message")
+            .filter((pl.col("role") == "assistant") & (pl.col("content").str.strip_chars() != ""))
+            .max(),
+            assistant=(pl.col("role") == "assistant").any(),
         )
         state = (
             frame.select("label", "messages", row=pl.int_range(pl.len(), dtype=pl.Int64))

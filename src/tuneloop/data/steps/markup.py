@@ -50,6 +50,7 @@ def strip_html(texts: pl.Series) -> pl.Series:
             break
         after = cleaned
     different = after != before
+    after = after.str.strip_chars()  # the line breaks of block tags at the ends
     if not different.any():
         return texts
     replaced = texts.replace(before.filter(different), after.filter(different))

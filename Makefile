@@ -1,0 +1,35 @@
+# Tuneloop. `make help` lists the targets.
+PYTHON ?= python3
+BIN := .venv/bin
+export TOKENIZERS_PARALLELISM = false
+
+.PHONY: help demo test test-slow lint bench bench-train bench-tables install clean
+
+help:  ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
+
+install:  ## make .venv with the pinned dependencies (does nothing when it is up to date)
+	@$(PYTHON) scripts/bootstrap.py
+
+demo: install  ## the whole loop on a real small model: raw file to served, compared model and report
+	@$(BIN)/tuneloop run examples/bank-support/tuneloop.yaml
+
+test: install  ## the tests
+	@$(BIN)/python -m pytest -q -m "not slow"
+
+test-slow: install  ## the longer proofs
+	@$(BIN)/python -m pytest -q -m slow --timeout 3600
+
+lint: install  ## ruff and mypy --strict
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+bench: bench-train  ## every benchmark that runs on a CPU
+
+bench-train: install  ## training speed beside TRL, in TRL's own virtual environment
+	@$(BIN)/python benchmarks/train_cpu.py
+
+bench-tables: install  ## write the benchmark tables into both READMEs
+	@$(BIN)/python benchmarks/tables.py
+
+clean:  ## remove .venv and caches (runs stay)
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache build src/*.egg-info

@@ -1,0 +1,243 @@
+"""The data report: one HTML page a domain lead can read. Personal data is masked in every sample."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import polars as pl
+
+from tuneloop import page
+from tuneloop.data import personal
+from tuneloop.data.ledger import DROPPED
+from tuneloop.data.summary import Facts, category
+from tuneloop.types import SPLITS
+
+_SAMPLES = 5
+_SAMPLE_CHARACTERS = 220
+_CLASSES = 120
+_LENGTHS = (10, 20, 40, 80, 160, 320, 640, 1280, 2560, 5120)
+
+
+Show = Callable[..., str]
+"""``masked`` with the regions of this report."""
+
+
+def masked(text: str, limit: int = _SAMPLE_CHARACTERS, *, regions: Sequence[str] = personal.REGIONS) -> str:
+    """One line for the page: personal data masked first, then cut, so that no half of it is left."""
+    line = " ".join(personal.mask(text, regions=regions).split())
+    return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def render(facts: Facts, book: pl.DataFrame, regions: Sequence[str] = personal.REGIONS) -> str:
+    """The page.
+
+    Args:
+        facts: The summary.
+        book: The ledger.
+        regions: Countries whose national phone numbers are masked.
+    """
+    show = partial(masked, regions=regions)
+    n = facts["counts"]
+    share = n["kept"] / n["rows_in"] if n["rows_in"] else 0.0
+    body = [
+        "<h1>Data report</h1>",
+        page.paragraph(
+            f"{n['rows_in']:,} rows in, {n['kept']:,} kept ({share:.1%}), {n['dropped']:,} dropped. "
+            f"Read as: {show(facts['detected'], 500)}.",
+        ),
+        page.cards({"rows in": n["rows_in"], "kept": n["kept"], **{s: n[s] for s in SPLITS}, "dropped": n["dropped"]}),
+        *_warnings(show, facts["warnings"]),
+        _flow(facts),
+        _reasons(show, facts, book),
+        _changes(show, book),
+        _classes(show, facts["classes"]),
+        _lengths(book),
+        _personal(facts, book),
+        _clusters(show, facts["clusters"], book),
+        _files(facts["files"]),
+    ]
+    return page.document("Data report", [str(part) for part in body if part])
+
+
+def _warnings(show: Show, warnings: Sequence[str]) -> list[str]:
+    return [f'<div class="warn">{page.text(show(w, 500))}</div>' for w in warnings]
+
+
+def _flow(facts: Facts) -> page.Html:
+    """How many rows are left after each step, as one bar a step: kept, and dropped there."""
+    whole = facts["counts"]["rows_in"]
+    rows = [
+        (s["step"], s["rows"], _bar(s["rows"] - s["dropped"], s["dropped"], whole), s["dropped"], s["changed"])
+        for s in facts["steps"]
+    ]
+    return page.section(
+        "Flow of rows",
+        page.paragraph("Each step drops rows with a reason or changes their text; none is lost.", soft=True),
+        page.table(["step", "rows in", "left (blue) and dropped (red)", "dropped", "changed"], rows),
+    )
+
+
+def _bar(value: int, bad: int, whole: int, width_rem: int = 22) -> page.Html:
+    """A bar of a fixed scale: ``whole`` is ``width_rem`` wide."""
+    parts = [("bar", value), ("bar bad", bad)]
+    inner = "".join(
+        f'<div class="{kind}" style="width:{100 * n / max(whole, 1):.2f}%"></div>' for kind, n in parts if n
+    )
+    return page.Html(f'<div style="display:flex;width:{width_rem}rem;max-width:40vw;padding-top:.35rem">{inner}</div>')
+
+
+def _place(show: Show, origin: str) -> page.Html:
+    return page.Html(f'<code style="white-space:nowrap">{page.text(show(origin, 60))}</code>')
+
+
+def _reasons(show: Show, facts: Facts, book: pl.DataFrame) -> page.Html:
+    gone = book.filter(pl.col("fate") == DROPPED).with_columns(category=category())
+    if not gone.height:
+        return page.section("Dropped rows", page.paragraph("No row was dropped."))
+    shown = gone.group_by("category", maintain_order=True).head(_SAMPLES)
+    raw = dict(book.filter(pl.col("id").is_in(shown["partner"].drop_nulls().to_list())).select("id", "raw").iter_rows())
+    parts = [page.bars({show(k, 60): v for k, v in facts["dropped"].items()}, unit="rows", bad=True)]
+    for name, count in facts["dropped"].items():
+        rows = [
+            (
+                _place(show, row["origin"]),
+                show(row["raw"]),
+                show(row["reason"].removeprefix(f"{name}: ")),
+                show(raw.get(row["partner"], "")),
+            )
+            for row in shown.filter(pl.col("category") == name).iter_rows(named=True)
+        ]
+        head = ["row", "raw", "why", "the row it names"]
+        if not any(row[3] for row in rows):
+            head, rows = head[:3], [row[:3] for row in rows]  # type: ignore[misc]
+        title = f"{show(name, 60)}: {len(rows):,} of {count:,} rows"
+        parts.append(page.folded(title, page.table(head, rows)))
+    hint = "The other rows: tuneloop data --explain ROW, or ledger.parquet."
+    return page.section("Dropped rows", *parts, page.paragraph(hint, soft=True))
+
+
+def _changes(show: Show, book: pl.DataFrame) -> page.Html | str:
+    """Samples of what each step changed. Redaction is left out: masked, before and after are the same."""
+    changed = (
+        book.filter(pl.col("history").list.len() > 0)
+        .select("origin", "history")
+        .explode("history")
+        .unnest("history")
+        .filter(pl.col("step") != "redact")
+    )
+    if not changed.height:
+        return ""
+    parts = []
+    for (step,), rows in changed.group_by("step", maintain_order=True):
+        shown = [
+            (_place(show, row["origin"]), show(row["before"]), show(row["after"]))
+            for row in rows.head(_SAMPLES).iter_rows(named=True)
+        ]
+        title = f"{step}: {min(_SAMPLES, rows.height)} of {rows.height:,} changed messages"
+        parts.append(page.folded(title, page.table(["row", "before", "after"], shown)))
+    return page.section("Changed text", *parts)
+
+
+def _classes(show: Show, classes: Mapping[str, Mapping[str, int]]) -> page.Html | str:
+    totals = {k: sum(classes[s].get(k, 0) for s in SPLITS) for s in SPLITS for k in classes[s]}
+    if not totals:
+        return ""
+    whole = sum(totals.values())
+    order = sorted(totals, key=lambda k: (-totals[k], k))
+    rows = [
+        (
+            show(k, 60),
+            *(classes[s].get(k, 0) for s in SPLITS),
+            totals[k],
+            _bar(totals[k], 0, totals[order[0]], 12),
+        )
+        for k in order[:_CLASSES]
+    ]
+    more = (
+        [page.paragraph(f"and {len(order) - _CLASSES:,} smaller classes", soft=True)] if len(order) > _CLASSES else []
+    )
+    return page.section(
+        "Classes",
+        page.paragraph(
+            f"{len(totals):,} classes; the largest holds {totals[order[0]] / whole:.1%} of the rows.", soft=True
+        ),
+        page.table(["class", *SPLITS, "all", ""], rows),
+        *more,
+    )
+
+
+def _lengths(book: pl.DataFrame) -> page.Html:
+    """Characters of what is asked and what is answered, kept rows only."""
+    flat = (
+        book.filter(pl.col("fate") != DROPPED)
+        .select("id", "messages")
+        .explode("messages")
+        .unnest("messages")
+        .with_columns(part=pl.when(pl.col("role") == "assistant").then(pl.lit("answer")).otherwise(pl.lit("prompt")))
+        .filter(pl.col("role") != "system")
+        .group_by("id", "part")
+        .agg(characters=pl.col("content").str.len_chars().sum())
+    )
+    edges = [0, *_LENGTHS]
+    names = [f"{a:,}–{b - 1:,}" for a, b in zip(edges, _LENGTHS, strict=False)] + [f"{edges[-1]:,} and more"]
+    parts = []
+    for part in ("prompt", "answer"):
+        values = flat.filter(pl.col("part") == part)["characters"]
+        if not values.len():
+            continue
+        bins = Counter(bisect_right(_LENGTHS, value) for value in values)
+        counts = {name: bins[i] for i, name in enumerate(names)}
+        used = [i for i, name in enumerate(names) if counts[name]]
+        shown = {names[i]: counts[names[i]] for i in range(used[0], used[-1] + 1)}
+        sizes = sorted(values.to_list())
+        middle = f"median {sizes[len(sizes) // 2]:,}, 95 % up to {sizes[int(0.95 * (len(sizes) - 1))]:,}, longest {sizes[-1]:,}"
+        parts += [f"<h3>{part}</h3>", page.paragraph(middle, soft=True), page.bars(shown, unit="rows")]
+    return page.section("Lengths in characters", *parts)
+
+
+def _personal(facts: Facts, book: pl.DataFrame) -> page.Html:
+    found = facts["personal_data"]
+    rows = int((book["redactions"].list.len() > 0).sum())
+    note = (
+        "Found by shape and checksum; names and addresses are not looked for. The ledger keeps the raw rows: "
+        "keep it as private as the source."
+    )
+    if not found:
+        off = not any(step["step"] == "redact" for step in facts["steps"])
+        said = "The redact step is not in data.steps." if off else "None was found."
+        return page.section("Personal data", page.paragraph(said), page.paragraph(note, soft=True))
+    return page.section(
+        "Personal data",
+        page.paragraph(f"{sum(found.values()):,} places in {rows:,} rows were replaced by type tags."),
+        page.bars(dict(found), unit="found"),
+        page.paragraph(note, soft=True),
+    )
+
+
+def _clusters(show: Show, clusters: Sequence[Mapping[str, Any]], book: pl.DataFrame) -> page.Html | str:
+    if not clusters:
+        return ""
+    texts = dict(book.filter(pl.col("id").is_in([c["id"] for c in clusters])).select("id", "raw").iter_rows())
+    rows = [(c["rows"], page.Html(f"<code>{c['id']}</code>"), show(texts.get(c["id"], ""))) for c in clusters]
+    return page.section("Largest groups of duplicates", page.table(["rows", "kept row", "raw"], rows))
+
+
+def _files(files: Sequence[Mapping[str, Any]]) -> page.Html:
+    rows = [
+        (
+            f["file"],
+            f["rows"],
+            f["encoding"],
+            f["detected"],
+            ", ".join(f["unused_columns"][:12]) or "–",
+            f["split"] or "by ratio",
+        )
+        for f in files
+    ]
+    return page.section(
+        "Sources", page.table(["file", "rows", "encoding", "read as", "columns not used", "split"], rows)
+    )

@@ -1,0 +1,96 @@
+"""Rows that say the same, and rows that say the same and disagree."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import polars as pl
+
+from tuneloop.data.frame import comparable, drop, is_classification, spoken
+from tuneloop.data.steps import StepBase
+
+PINNED = {"test": 0, "validation": 1}
+FREE = 2
+"""Ranks: a row of a prescribed test set is never dropped for the sake of another row, a free row is."""
+
+
+def rank(frame: pl.DataFrame) -> pl.Series:
+    """0 for rows that a source prescribes to test, 1 to validation, 2 for the others."""
+    return frame["pinned"].replace_strict(PINNED, default=FREE, return_dtype=pl.Int32).fill_null(FREE)
+
+
+def compared_text(frame: pl.DataFrame) -> pl.Series:
+    """What duplicates are judged by: the prompt where the class is the answer, else the whole conversation."""
+    prompts, wholes = spoken(frame, prompt_only=True), spoken(frame, prompt_only=False)
+    return comparable(prompts.zip_with(is_classification(frame), wholes))
+
+
+class ExactDuplicates(StepBase):
+    """Keeps the first of the rows with the same text (letter case, spaces and closing marks apart).
+
+    Rows with the same text and different classes contradict each other: the class of the majority is kept; without a
+    majority nobody knows which is right, and all of them are dropped. A row that also stands in a prescribed test or
+    validation source is a leak and is dropped; the rows of such a source are left as they are.
+    """
+
+    name: ClassVar[str] = "exact_duplicates"
+
+    def apply(self, frame: pl.DataFrame) -> pl.DataFrame:
+        classified = is_classification(frame)
+        rows = pl.DataFrame(
+            {
+                "at": pl.int_range(frame.height, eager=True),
+                "id": frame["id"],
+                "kind": classified,
+                "text": compared_text(frame),
+                "class": frame["label"].zip_with(classified, pl.Series([""])),
+                "rank": rank(frame),
+                "pinned": frame["pinned"],
+            }
+        ).sort("rank", "at")
+        key = ("kind", "text")
+        judged = (
+            rows.with_columns(
+                best=pl.col("rank").min().over(key),
+                first=pl.col("id").first().over(key),
+                owner=pl.col("pinned").first().over(key),
+                votes=pl.len().over(*key, "class"),
+            )
+            .with_columns(wins=pl.col("votes") == pl.col("votes").max().over(key))
+            .with_columns(majority=pl.col("class").filter("wins").n_unique().over(key) == 1)
+            .with_columns(keeper=pl.col("id").filter(pl.col("wins")).first().over(key))
+            .with_columns(
+                keeper_class=pl.col("class").filter(pl.col("wins")).first().over(key),
+                rival=pl.col("id").filter(pl.col("class") != pl.col("class").first()).first().over(key),
+                first_class=pl.col("class").first().over(key),
+            )
+            .with_columns(
+                partner=pl.when(pl.col("best") < FREE)
+                .then("first")
+                .when("majority")
+                .then("keeper")
+                .when(pl.col("class") == pl.col("first_class"))
+                .then("rival")
+                .otherwise("first")
+            )
+            .with_columns(reason=_reason())
+            .sort("at")
+        )
+        return drop(frame, self.name, judged["reason"], judged["partner"])
+
+
+def _reason() -> pl.Expr:
+    leak = pl.format("leak: same text as {} of the {} source", "partner", "owner")
+    unclear = pl.format("contradicts: same text as {} with another class, and no majority", "partner")
+    outvoted = pl.format("contradicts: same text as {}, whose class has the majority", "partner")
+    same = pl.format("duplicate: same text as {}", "partner")
+    return (
+        pl.when(pl.col("best") < FREE)
+        .then(pl.when(pl.col("rank") > pl.col("best")).then(leak))
+        .when(~pl.col("majority"))
+        .then(unclear)
+        .when(pl.col("class") != pl.col("keeper_class"))
+        .then(outvoted)
+        .when(pl.col("id") != pl.col("keeper"))
+        .then(same)
+    )

@@ -1,0 +1,334 @@
+"""The loop as one call: raw file -> records -> model -> scores -> smaller model -> service -> verdict -> report.
+
+Each stage is a folder of the run (see ``rundir``); what is unchanged is reused, what was interrupted continues.
+"""
+
+from __future__ import annotations
+
+import gc
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import Any, ClassVar, TypeVar
+
+from pydantic import Field
+
+from tuneloop import chat, compare, compress, data, engines, evaluate, models, report, serve, train
+from tuneloop.config import Config, Loaded, load
+from tuneloop.errors import ConfigError, Interrupted
+from tuneloop.progress import duration, log
+from tuneloop.rundir import Run, RunDir
+from tuneloop.types import Verdict
+
+R = TypeVar("R")
+
+STAGES = (
+    "data",
+    "train",
+    "evaluate-base",
+    "evaluate-tuned",
+    "compress",
+    "evaluate-compressed",
+    "serve",
+    "compare",
+    "compare-compressed",
+)
+"""Folder names of the stages, in order; the report follows them."""
+
+SMOKE_REQUESTS = 24
+"""Test questions that are asked over HTTP in the serve stage."""
+
+
+class ProjectConfig(Config):
+    """A whole project: one YAML file."""
+
+    name: str = Field(pattern=r"^[\w][\w.\-]*$")
+    """Name of the run's folder."""
+
+    seed: int = 0
+    """Of the split, of the adapters' start and of the batch plan."""
+
+    runs_folder: Path = Path("runs")
+    """Where runs live; relative to the folder you stand in."""
+
+    data: data.DataConfig
+    """Raw files and how they are cleaned."""
+
+    model: models.ModelConfig
+    """The model to start from."""
+
+    train: train.TrainConfig = train.TrainConfig()
+    """How it is trained."""
+
+    engine: engines.EngineConfig = engines.EngineConfig()
+    """What answers during evaluation."""
+
+    evaluate: evaluate.EvaluateConfig = evaluate.EvaluateConfig()
+    """What is measured on the held-out split."""
+
+    compress: compress.CompressConfig | None = compress.CompressConfig()
+    """How the tuned model is made smaller; null leaves this out."""
+
+    serve: serve.ServeConfig | None = serve.ServeConfig()
+    """How it is served; null leaves the check over HTTP out."""
+
+    compare: compare.CompareConfig = compare.CompareConfig()
+    """The gate between base and tuned model."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoopResult:
+    """A finished run: where it is, what the gate said, and the summary as printed."""
+
+    run: Run
+    verdict: Verdict | None
+    report: Path | None
+    summary: tuple[str, ...]
+    reused: tuple[str, ...]
+    stages: dict[str, Any] = field(default_factory=dict)
+
+
+def load_project(path: Path | str, overrides: Sequence[str] = ()) -> Loaded[ProjectConfig]:
+    """Read a project file with ``section.key=value`` overrides.
+
+    Raises:
+        ConfigError: See ``tuneloop.config.load``.
+    """
+    return load(ProjectConfig, path, overrides)
+
+
+def run(path: Path | str, *overrides: str, until: str | None = None) -> LoopResult:
+    """Run a project, or the part of it that a stage needs.
+
+    Args:
+        path: The YAML file.
+        overrides: ``section.key=value``.
+        until: Stop after this stage (a name of ``STAGES``); None does everything and writes the report.
+
+    Raises:
+        TuneloopError: See the tree in ``tuneloop.errors``.
+    """
+    loaded = load_project(path, overrides)
+    for note in loaded.notes:
+        log(f"note: {note}")
+    return Loop(loaded.value, command=f"tuneloop run {path}").run(until)
+
+
+class Loop:
+    """The stages of one project, with the artifacts of those that are done.
+
+    Args:
+        config: The project.
+        command: What to type to continue after an interruption.
+    """
+
+    needs: ClassVar[dict[str, tuple[str, ...]]] = {
+        "data": (),
+        "train": ("data",),
+        "evaluate-base": ("data",),
+        "evaluate-tuned": ("data", "train"),
+        "compress": ("data", "train"),
+        "evaluate-compressed": ("data", "compress"),
+        "serve": ("data", "compress", "evaluate-compressed"),
+        "compare": ("evaluate-base", "evaluate-tuned"),
+        "compare-compressed": ("evaluate-tuned", "evaluate-compressed"),
+    }
+
+    def __init__(self, config: ProjectConfig, *, command: str = "tuneloop run") -> None:
+        self.config, self.command = config, command
+        self.run_folder = Run(config.runs_folder / config.name)
+        self.done: dict[str, Any] = {}
+        self.reused: list[str] = []
+        self._model: Path | None = None
+
+    def planned(self, until: str | None = None) -> list[str]:
+        """The stages that would run, in order."""
+        off = set()
+        if self.config.compress is None:
+            off |= {"compress", "evaluate-compressed", "compare-compressed"}
+        if self.config.serve is None:
+            off.add("serve")
+        if until is None:
+            return [s for s in STAGES if s not in off]
+        if until in off:
+            raise ConfigError(
+                f"the stage {until!r} is switched off", hint=f"give the section {until.split('-')[0]}: in the YAML"
+            )
+        wanted: set[str] = set()
+        todo = [until]
+        while todo:
+            stage = todo.pop()
+            wanted.add(stage)
+            todo += [n for n in self.needs[stage] if n not in wanted and n not in off]
+        return [s for s in STAGES if s in wanted]
+
+    def run(self, until: str | None = None) -> LoopResult:
+        """Do the stages."""
+        stages = self.planned(until)
+        with self.run_folder.lock(), _interruptible(self.command):
+            for number, name in enumerate(stages, 1):
+                self._stage(name, f"[{number}/{len(stages)}] {name}")
+            path = report.write(self.run_folder, self.config.name) if until is None else None
+        summary = tuple(report.summary(self.run_folder)) if until is None else ()
+        compared = self.done.get("compare")
+        verdict = compared.verdict if compared is not None else None
+        return LoopResult(self.run_folder, verdict, path, summary, tuple(self.reused), dict(self.done))
+
+    def _stage(self, name: str, header: str) -> None:
+        start = time.monotonic()
+        config, inputs, work, read = getattr(self, "_" + name.replace("-", "_"))()
+        announced = False
+
+        def announce(out: RunDir) -> Any:
+            nonlocal announced
+            announced = True
+            log(header)
+            return work(out)
+
+        self.done[name], reused = self.run_folder.stage(name, config, inputs, announce, read)
+        gc.collect()
+        if reused:
+            self.reused.append(name)
+            log(f"{header}: unchanged, reused")
+        elif announced:
+            log(f"  done in {duration(time.monotonic() - start)}")
+
+    # Each method below gives: configuration, input hashes, the work, how to read its result.
+
+    def _data(self) -> _Plan[data.DataArtifact]:
+        config = self.config.data
+        if "seed" not in config.model_fields_set:
+            config = config.model_copy(update={"seed": self.config.seed})
+        return config, data.input_hashes(config), partial(data.run, config), data.load
+
+    def _train(self) -> _Plan[train.TrainResult]:
+        config, records, base = self.config.train, self._records, self._base()
+        work = partial(_train_work, config, base, records, self.config.seed)
+        return (
+            config,
+            self._inputs("data", model=models.fingerprint(base), seed=str(self.config.seed)),
+            work,
+            train.load,
+        )
+
+    def _evaluate_base(self) -> _Plan[evaluate.Evaluation]:
+        base = self._base()
+        return self._evaluation("base", lambda: models.open_bundle(base), model=models.fingerprint(base))
+
+    def _evaluate_tuned(self) -> _Plan[evaluate.Evaluation]:
+        return self._evaluation("tuned", lambda: self.done["train"].bundle, train=self._fingerprint("train"))
+
+    def _evaluate_compressed(self) -> _Plan[evaluate.Evaluation]:
+        return self._evaluation(
+            "compressed", lambda: self.done["compress"].bundle, compress=self._fingerprint("compress")
+        )
+
+    def _evaluation(self, label: str, bundle: Callable[[], models.Bundle], **inputs: str) -> _Plan[evaluate.Evaluation]:
+        config, engine_config, records = self.config.evaluate, self.config.engine, self._records
+
+        def work(out: RunDir) -> evaluate.Evaluation:
+            subject = evaluate.Subject(bundle(), label)
+            talk = chat.Chat(models.load_tokenizer(subject.bundle))  # type: ignore[arg-type]
+            engine = engines.create(engine_config, subject.bundle)  # type: ignore[arg-type]
+            try:
+                return evaluate.run(config, subject, records, engine, talk, out)
+            finally:
+                engine.close()
+
+        return config, self._inputs("data", engine=engine_config.hash(), **inputs), work, evaluate.load
+
+    def _compress(self) -> _Plan[compress.Compressed]:
+        config = self.config.compress or compress.CompressConfig()
+
+        def work(out: RunDir) -> compress.Compressed:
+            return compress.run(config, self.done["train"].bundle, self._records, out)
+
+        return config, self._inputs("data", "train"), work, compress.load
+
+    def _serve(self) -> _Plan[Any]:
+        config = self.config.serve or serve.ServeConfig()
+        source = "compress" if "compress" in self.done else "train"
+        answered = self.run_folder.dir("evaluate-compressed" if source == "compress" else "evaluate-tuned")
+
+        def work(out: RunDir) -> Any:
+            records = data.read_records(self._records, "test")[:SMOKE_REQUESTS]
+            known = {row["id"]: row["answer"] for row in _json_lines(answered / "scores.jsonl")}
+            asked = [r for r in records if r.id in known] or records
+            expected = [known[r.id] for r in asked] if all(r.id in known for r in asked) else None
+            budget = evaluate.load(answered).facts["max_new_tokens"] if answered.complete else 32
+            return serve.smoke(
+                config, self.done[source].bundle, [r.prompt for r in asked], out, expected=expected, max_tokens=budget
+            )
+
+        return config, self._inputs("data", source), work, serve.load
+
+    def _compare(self) -> _Plan[compare.Comparison]:
+        return self._comparison("base", "tuned", "better")
+
+    def _compare_compressed(self) -> _Plan[compare.Comparison]:
+        return self._comparison("tuned", "compressed", "not worse")
+
+    def _comparison(self, baseline: str, candidate: str, question: compare.Question) -> _Plan[compare.Comparison]:
+        config, folders = self.config.compare, [f"evaluate-{baseline}", f"evaluate-{candidate}"]
+
+        def work(out: RunDir) -> compare.Comparison:
+            before, after = (evaluate.scores(self.run_folder.dir(f)) for f in folders)
+            return compare.run(config, before, after, out, question=question, baseline=baseline, candidate=candidate)
+
+        return config, self._inputs(*folders, question=question), work, compare.load
+
+    @property
+    def _records(self) -> Path:
+        return self.run_folder.dir("data").path
+
+    def _base(self) -> Path:
+        if self._model is None:
+            self._model = models.resolve(self.config.model)
+        return self._model
+
+    def _fingerprint(self, stage: str) -> str:
+        return self.run_folder.dir(stage).fingerprint
+
+    def _inputs(self, *stages: str, **more: str) -> dict[str, str]:
+        return {s: self._fingerprint(s) for s in stages} | more
+
+
+_Plan = tuple[Config, dict[str, str], Callable[[RunDir], R], Callable[[RunDir], R]]
+
+
+def _train_work(config: train.TrainConfig, base: Path, records: Path, seed: int, out: RunDir) -> train.TrainResult:
+    return train.run(config, base, records, out, seed=seed)
+
+
+def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
+    import json
+
+    if path.exists():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            yield json.loads(line)
+
+
+@contextmanager
+def _interruptible(command: str) -> Iterator[None]:
+    """SIGTERM and Ctrl-C end a stage with a sentence that says how to continue, not with a traceback."""
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt(signal.Signals(number).name)
+
+    try:
+        before = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # not the main thread: whoever owns it handles signals
+        before = None
+    try:
+        yield
+    except KeyboardInterrupt as stopped:
+        why = str(stopped) or "Ctrl-C"
+        raise Interrupted(f"interrupted ({why}); finished stages are kept", hint=f"continue with: {command}") from None
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,149 @@
+"""Steps that drop rows: empty, truncated, duplicates; and redaction."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import polars as pl
+
+from tuneloop.data.frame import make_frame
+from tuneloop.data.steps.complete import Empty, Truncated
+from tuneloop.data.steps.exact import ExactDuplicates
+from tuneloop.data.steps.near import NearDuplicates
+from tuneloop.data.steps.redact import Redact
+
+LONG = "abcdefghijklmnopqrstuvwxyz0123456789"
+"""36 characters: 32 different 5-grams. Four more characters make 36 of them: similarity 32/36 = 0.89."""
+
+
+def user(text: str) -> list[dict[str, Any]]:
+    return [{"role": "user", "content": text}]
+
+
+def pair(question: str, answer: str) -> list[dict[str, Any]]:
+    return [*user(question), {"role": "assistant", "content": answer}]
+
+
+def rows(
+    *conversations: list[dict[str, Any]], label: list[str | None] | None = None, pinned: list[str | None] | None = None
+) -> pl.DataFrame:
+    """Rows r0, r1, ... of classes (default: all 'x' where nobody answers)."""
+    labels = label or ["x" if len(c) == 1 else None for c in conversations]
+    ids = [f"r{i}" for i in range(len(conversations))]
+    return make_frame(
+        {"id": ids, "messages": list(conversations), "label": labels, "pinned": pinned or [None] * len(ids)}
+    )
+
+
+def reasons(frame: pl.DataFrame) -> list[str | None]:
+    return frame["dropped_reason"].to_list()
+
+
+def test_rows_that_say_nothing_are_empty() -> None:
+    after = Empty().apply(rows(user(""), user(" \n"), user("- !?"), user("👍"), user("ok"), pair("", "an answer")))
+    nothing, marks = "empty: there is no text", "empty: there is nothing but punctuation"
+    assert reasons(after) == [nothing, nothing, marks, None, None, nothing]
+
+
+def test_rows_without_an_answer_are_truncated() -> None:
+    after = Truncated().apply(rows(user("q"), user("q"), pair("q", ""), pair("q", "a"), label=["x", None, None, None]))
+    assert reasons(after) == [None, "no answer: neither an answer nor a class", "no answer: the answer is empty", None]
+
+
+def test_turns_after_the_last_answer_are_cut_and_noted() -> None:
+    after = Truncated().apply(rows([*pair("q", "a"), *user("thanks")]))
+    assert [m["content"] for m in after["messages"][0]] == ["q", "a"]
+    assert after["history"][0].to_list() == [{"step": "truncated", "message": 2, "before": "thanks", "after": ""}]
+    assert reasons(after) == [None]
+
+
+def test_the_first_of_equal_rows_is_kept_and_named() -> None:
+    after = ExactDuplicates().apply(rows(user("Lost my card"), user("other"), user("lost  my card!!")))
+    assert reasons(after) == [None, None, "duplicate: same text as r0"]
+    assert after["partner"].to_list() == [None, None, "r0"]
+
+
+def test_the_class_of_the_majority_wins_a_contradiction() -> None:
+    after = ExactDuplicates().apply(rows(*[user("same")] * 3, label=["b", "a", "a"]))
+    assert reasons(after) == [
+        "contradicts: same text as r1, whose class has the majority",
+        None,
+        "duplicate: same text as r1",
+    ]
+
+
+def test_a_contradiction_without_majority_drops_all() -> None:
+    after = ExactDuplicates().apply(rows(*[user("same")] * 2, label=["a", "b"]))
+    assert reasons(after) == [
+        "contradicts: same text as r1 with another class, and no majority",
+        "contradicts: same text as r0 with another class, and no majority",
+    ]
+
+
+def test_two_answers_to_one_question_are_not_duplicates() -> None:
+    assert reasons(ExactDuplicates().apply(rows(pair("q", "a"), pair("q", "b"), pair("q", "a")))) == [
+        None,
+        None,
+        "duplicate: same text as r0",
+    ]
+
+
+def test_a_row_of_a_prescribed_test_set_is_kept_and_its_copy_is_a_leak() -> None:
+    frame = rows(*[user("same")] * 4, label=["x", "x", "y", "x"], pinned=[None, "test", "test", "validation"])
+    assert reasons(ExactDuplicates().apply(frame)) == [
+        "leak: same text as r1 of the test source",
+        None,
+        None,
+        "leak: same text as r1 of the test source",
+    ]
+
+
+def test_near_duplicate_names_a_kept_row_and_the_similarity() -> None:
+    after = NearDuplicates().apply(rows(user(LONG), user("something else altogether"), user(LONG + "-yet")))
+    assert reasons(after) == [None, None, "near-duplicate: 0.89 similar to r0"]
+    assert after["partner"].to_list() == [None, None, "r0"]
+
+
+def test_threshold_is_exact() -> None:
+    two = rows(user(LONG), user(LONG + "-yet"))
+    assert reasons(NearDuplicates(threshold=32 / 36).apply(two))[1] is not None
+    assert reasons(NearDuplicates(threshold=32 / 36 + 1e-9).apply(two)) == [None, None]
+
+
+def test_a_chain_of_similar_rows_is_not_deleted_to_its_end() -> None:
+    text = "".join(chr(0x4E00 + i) for i in range(56))
+    chain = [text[i : i + 40] for i in range(0, 20, 4)]  # neighbours: 32 of 40 shingles; next but one: 28 of 44
+    after = reasons(NearDuplicates(threshold=0.7).apply(rows(*[user(t) for t in chain])))
+    assert after == [None, "near-duplicate: 0.80 similar to r0", None, "near-duplicate: 0.80 similar to r2", None]
+
+
+def test_similar_rows_of_different_classes_are_both_kept_in_one_group() -> None:
+    after = NearDuplicates().apply(rows(user(LONG), user(LONG + "-yet"), user("far away"), label=["a", "b", "a"]))
+    assert reasons(after) == [None, None, None]
+    assert after["group"].to_list() == ["r0", "r0", None]
+
+
+def test_rows_that_resemble_a_prescribed_test_set_are_leaks() -> None:
+    frame = rows(user(LONG), user(LONG + "-yet"), user(LONG + "-so"), pinned=[None, "test", "test"])
+    assert reasons(NearDuplicates().apply(frame)) == ["leak: 0.89 similar to r1 of the test source", None, None]
+
+
+def test_a_giant_group_is_noted() -> None:
+    step = NearDuplicates()
+    step.apply(rows(*[user(f"Dear customer, this is the standard notice number {i:04}.") for i in range(300)]))
+    assert len(step.notes) == 1
+    assert "template" in step.notes[0]
+
+
+def test_redaction_keeps_types_and_offsets() -> None:
+    after = Redact().apply(rows(pair("mail a@b.example or 07700 900123", "I wrote to a@b.example"), user("nothing")))
+
+    assert [m["content"] for m in after["messages"][0]] == ["mail [EMAIL] or [PHONE]", "I wrote to [EMAIL]"]
+    assert after["redactions"].to_list() == [
+        [
+            {"message": 0, "type": "EMAIL", "start": 5, "end": 16},
+            {"message": 0, "type": "PHONE", "start": 20, "end": 32},
+            {"message": 1, "type": "EMAIL", "start": 11, "end": 22},
+        ],
+        [],
+    ]
