@@ -1,9 +1,9 @@
-# Tuneloop. `make help` lists the targets.
+# Tuneloop. `make help` lists the targets. Needs python3 (3.11 to 3.13), make and git; scripts/bootstrap.py does the rest.
 PYTHON ?= python3
 BIN := .venv/bin
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: help demo test test-slow lint bench bench-train bench-tables install clean
+.PHONY: help install demo test test-slow lint format bench bench-train bench-tables constraints clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -23,6 +23,9 @@ test-slow: install  ## the longer proofs
 lint: install  ## ruff and mypy --strict
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
+format: install  ## let ruff sort imports and format
+	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+
 bench: bench-train  ## every benchmark that runs on a CPU
 
 bench-train: install  ## training speed beside TRL, in TRL's own virtual environment
@@ -30,6 +33,9 @@ bench-train: install  ## training speed beside TRL, in TRL's own virtual environ
 
 bench-tables: install  ## write the benchmark tables into both READMEs
 	@$(BIN)/python benchmarks/tables.py
+
+constraints:  ## renew constraints.txt from a fresh environment
+	@$(PYTHON) scripts/bootstrap.py --freeze
 
 clean:  ## remove .venv and caches (runs stay)
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache build src/*.egg-info

@@ -103,8 +103,9 @@ def load(schema: type[C], path: Path | str, overrides: Iterable[str] = ()) -> Lo
 
 
 def _parse_yaml(text: str, where: str) -> tuple[Any, dict[KeyPath, int]]:
-    loader = _Loader(text)
+    loader: _Loader | None = None
     try:
+        loader = _Loader(text)
         node = loader.get_single_node()
         lines: dict[KeyPath, int] = {}
         if node is not None:
@@ -116,9 +117,12 @@ def _parse_yaml(text: str, where: str) -> tuple[Any, dict[KeyPath, int]]:
             f"not valid YAML: {error.problem}", where=f"{where}:{line}", hint="check indentation and quotes there"
         ) from None
     except yaml.YAMLError as error:
-        raise ConfigError(f"not valid YAML: {error}", where=where, hint="save it as UTF-8 text") from None
+        raise ConfigError(
+            f"not valid YAML: {' '.join(str(error).split())}", where=where, hint="save it as UTF-8 text"
+        ) from None
     finally:
-        loader.dispose()
+        if loader is not None:
+            loader.dispose()
 
 
 def _index_lines(node: yaml.Node, at: KeyPath, lines: dict[KeyPath, int], where: str) -> None:

@@ -5,8 +5,12 @@ Each stage is a folder of the run (see ``rundir``); what is unchanged is reused,
 
 from __future__ import annotations
 
+import errno
 import gc
+import os
+import shlex
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,18 +18,27 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import Field
 
 from tuneloop import chat, compare, compress, data, engines, evaluate, models, report, serve, train
+from tuneloop.compare import CompareConfig
+from tuneloop.compress import CompressConfig
 from tuneloop.config import Config, Loaded, load
-from tuneloop.errors import ConfigError, Interrupted
+from tuneloop.data import DataConfig
+from tuneloop.engines import EngineConfig
+from tuneloop.errors import ConfigError, Interrupted, ModelError, ResourceError
+from tuneloop.evaluate import EvaluateConfig
+from tuneloop.models import ModelConfig
 from tuneloop.progress import duration, log
-from tuneloop.rundir import Run, RunDir
+from tuneloop.rundir import Run, RunDir, disk_error
+from tuneloop.serve import ServeConfig
+from tuneloop.train import TrainConfig
 from tuneloop.types import Verdict
 
 R = TypeVar("R")
+Plan = Literal["reuse", "continue", "run"]
 
 STAGES = (
     "data",
@@ -56,28 +69,28 @@ class ProjectConfig(Config):
     runs_folder: Path = Path("runs")
     """Where runs live; relative to the folder you stand in."""
 
-    data: data.DataConfig
+    data: DataConfig
     """Raw files and how they are cleaned."""
 
-    model: models.ModelConfig
+    model: ModelConfig
     """The model to start from."""
 
-    train: train.TrainConfig = train.TrainConfig()
+    train: TrainConfig = TrainConfig()
     """How it is trained."""
 
-    engine: engines.EngineConfig = engines.EngineConfig()
+    engine: EngineConfig = EngineConfig()
     """What answers during evaluation."""
 
-    evaluate: evaluate.EvaluateConfig = evaluate.EvaluateConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
     """What is measured on the held-out split."""
 
-    compress: compress.CompressConfig | None = compress.CompressConfig()
+    compress: CompressConfig | None = CompressConfig()
     """How the tuned model is made smaller; null leaves this out."""
 
-    serve: serve.ServeConfig | None = serve.ServeConfig()
+    serve: ServeConfig | None = ServeConfig()
     """How it is served; null leaves the check over HTTP out."""
 
-    compare: compare.CompareConfig = compare.CompareConfig()
+    compare: CompareConfig = CompareConfig()
     """The gate between base and tuned model."""
 
 
@@ -116,7 +129,7 @@ def run(path: Path | str, *overrides: str, until: str | None = None) -> LoopResu
     loaded = load_project(path, overrides)
     for note in loaded.notes:
         log(f"note: {note}")
-    return Loop(loaded.value, command=f"tuneloop run {path}").run(until)
+    return Loop(loaded.value, command=shlex.join(["tuneloop", "run", str(path), *overrides])).run(until)
 
 
 class Loop:
@@ -134,7 +147,7 @@ class Loop:
         "evaluate-tuned": ("data", "train"),
         "compress": ("data", "train"),
         "evaluate-compressed": ("data", "compress"),
-        "serve": ("data", "compress", "evaluate-compressed"),
+        "serve": ("data", "train", "evaluate-tuned", "compress", "evaluate-compressed"),
         "compare": ("evaluate-base", "evaluate-tuned"),
         "compare-compressed": ("evaluate-tuned", "evaluate-compressed"),
     }
@@ -145,6 +158,7 @@ class Loop:
         self.done: dict[str, Any] = {}
         self.reused: list[str] = []
         self._model: Path | None = None
+        self._folders: dict[str, RunDir] = {}
 
     def planned(self, until: str | None = None) -> list[str]:
         """The stages that would run, in order."""
@@ -167,10 +181,34 @@ class Loop:
             todo += [n for n in self.needs[stage] if n not in wanted and n not in off]
         return [s for s in STAGES if s in wanted]
 
+    def forecast(self, until: str | None = None) -> dict[str, Plan]:
+        """What ``run`` would do with each stage. Nothing is written and nothing is fetched.
+
+        A stage after one that has to run counts as ``run``, although equal outputs would let it be reused.
+        """
+        out: dict[str, Plan] = {}
+        for name in self.planned(until):
+            out[name] = "run"
+            if any(out.get(needed, "reuse") != "reuse" for needed in self.needs[name]):
+                continue
+            try:
+                with _without_fetching():
+                    config, inputs, _, read = self._plan(name)
+            except ModelError as error:  # not on this machine yet: the run itself would fetch it, or say why not
+                log(f"note: {error.what}")
+                continue
+            found = self.run_folder.find(name, config, inputs)
+            if found is not None and found.complete:
+                out[name], self._folders[name], self.done[name] = "reuse", found, read(found)
+            elif found is not None:
+                out[name] = "continue"
+        return out
+
     def run(self, until: str | None = None) -> LoopResult:
         """Do the stages."""
         stages = self.planned(until)
-        with self.run_folder.lock(), _interruptible(self.command):
+        self._folders.clear()
+        with self.run_folder.lock(), _interruptible(self.command), _explained(self.run_folder.root):
             for number, name in enumerate(stages, 1):
                 self._stage(name, f"[{number}/{len(stages)}] {name}")
             path = report.write(self.run_folder, self.config.name) if until is None else None
@@ -181,7 +219,7 @@ class Loop:
 
     def _stage(self, name: str, header: str) -> None:
         start = time.monotonic()
-        config, inputs, work, read = getattr(self, "_" + name.replace("-", "_"))()
+        config, inputs, work, read = self._plan(name)
         announced = False
 
         def announce(out: RunDir) -> Any:
@@ -191,14 +229,17 @@ class Loop:
             return work(out)
 
         self.done[name], reused = self.run_folder.stage(name, config, inputs, announce, read)
-        gc.collect()
+        _free_memory()
         if reused:
             self.reused.append(name)
             log(f"{header}: unchanged, reused")
         elif announced:
             log(f"  done in {duration(time.monotonic() - start)}")
 
-    # Each method below gives: configuration, input hashes, the work, how to read its result.
+    def _plan(self, name: str) -> _Plan[Any]:
+        """Configuration, input hashes, the work, how to read its result: each stage has a method that says these."""
+        plan: _Plan[Any] = getattr(self, "_" + name.replace("-", "_"))()
+        return plan
 
     def _data(self) -> _Plan[data.DataArtifact]:
         config = self.config.data
@@ -243,7 +284,7 @@ class Loop:
         return config, self._inputs("data", engine=engine_config.hash(), **inputs), work, evaluate.load
 
     def _compress(self) -> _Plan[compress.Compressed]:
-        config = self.config.compress or compress.CompressConfig()
+        config = self.config.compress or CompressConfig()
 
         def work(out: RunDir) -> compress.Compressed:
             return compress.run(config, self.done["train"].bundle, self._records, out)
@@ -251,9 +292,12 @@ class Loop:
         return config, self._inputs("data", "train"), work, compress.load
 
     def _serve(self) -> _Plan[Any]:
-        config = self.config.serve or serve.ServeConfig()
-        source = "compress" if "compress" in self.done else "train"
-        answered = self.run_folder.dir("evaluate-compressed" if source == "compress" else "evaluate-tuned")
+        config = self.config.serve or ServeConfig()
+        small = self.done.get("compress")
+        source, judged = ("compress", "evaluate-compressed")
+        if small is None or not small.parity.ok:  # what fails parity is never served
+            source, judged = ("train", "evaluate-tuned")
+        answered = self._folder(judged)
 
         def work(out: RunDir) -> Any:
             records = data.read_records(self._records, "test")[:SMOKE_REQUESTS]
@@ -265,7 +309,7 @@ class Loop:
                 config, self.done[source].bundle, [r.prompt for r in asked], out, expected=expected, max_tokens=budget
             )
 
-        return config, self._inputs("data", source), work, serve.load
+        return config, self._inputs("data", source, judged), work, serve.load
 
     def _compare(self) -> _Plan[compare.Comparison]:
         return self._comparison("base", "tuned", "better")
@@ -284,15 +328,18 @@ class Loop:
 
     @property
     def _records(self) -> Path:
-        return self.run_folder.dir("data").path
+        return self._folder("data").path
 
     def _base(self) -> Path:
         if self._model is None:
             self._model = models.resolve(self.config.model)
         return self._model
 
+    def _folder(self, stage: str) -> RunDir:
+        return self._folders.get(stage) or self.run_folder.dir(stage)
+
     def _fingerprint(self, stage: str) -> str:
-        return self.run_folder.dir(stage).fingerprint
+        return self._folder(stage).fingerprint
 
     def _inputs(self, *stages: str, **more: str) -> dict[str, str]:
         return {s: self._fingerprint(s) for s in stages} | more
@@ -301,7 +348,7 @@ class Loop:
 _Plan = tuple[Config, dict[str, str], Callable[[RunDir], R], Callable[[RunDir], R]]
 
 
-def _train_work(config: train.TrainConfig, base: Path, records: Path, seed: int, out: RunDir) -> train.TrainResult:
+def _train_work(config: TrainConfig, base: Path, records: Path, seed: int, out: RunDir) -> train.TrainResult:
     return train.run(config, base, records, out, seed=seed)
 
 
@@ -326,9 +373,51 @@ def _interruptible(command: str) -> Iterator[None]:
         before = None
     try:
         yield
+    except Interrupted as stopped:
+        raise Interrupted(stopped.what, where=stopped.where, hint=f"continue with: {command}") from None
     except KeyboardInterrupt as stopped:
         why = str(stopped) or "Ctrl-C"
         raise Interrupted(f"interrupted ({why}); finished stages are kept", hint=f"continue with: {command}") from None
     finally:
         if before is not None:
             signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _explained(root: Path) -> Iterator[None]:
+    """A full disk or memory, met by whatever library, in two lines."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise disk_error(error, Path(error.filename) if error.filename else root) from error
+        raise
+    except (MemoryError, RuntimeError) as error:
+        words = ("can't allocate memory", "out of memory")
+        if isinstance(error, MemoryError) or any(w in str(error).lower() for w in words):
+            raise ResourceError(
+                f"the memory is full: {str(error).splitlines()[0] if str(error) else type(error).__name__}",
+                where=str(root),
+                hint="take a smaller train.batch_size or model; tuneloop doctor shows what fits this machine",
+            ) from error
+        raise
+
+
+@contextmanager
+def _without_fetching() -> Iterator[None]:
+    before = os.environ.get("TUNELOOP_OFFLINE")
+    os.environ["TUNELOOP_OFFLINE"] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop("TUNELOOP_OFFLINE")
+        if before is not None:
+            os.environ["TUNELOOP_OFFLINE"] = before
+
+
+def _free_memory() -> None:
+    """Nothing of a finished stage stays in memory, so that the next one (and its child processes) has all of it."""
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()

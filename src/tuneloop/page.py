@@ -9,8 +9,8 @@ import html
 from collections.abc import Iterable, Mapping, Sequence
 
 _CSS = """
-:root{--bg:#fcfcfb;--fg:#1d2126;--soft:#5d6672;--line:#dfe2e6;--card:#fff;--accent:#2456a6;--good:#1c7c46;--bad:#b3261e;--unsure:#8a6100}
-@media(prefers-color-scheme:dark){:root{--bg:#15181c;--fg:#e7e9ec;--soft:#9aa4b0;--line:#323840;--card:#1c2026;--accent:#86b1f5;--good:#6cc492;--bad:#f28b82;--unsure:#e3b85a}}
+:root{--bg:#fcfcfb;--fg:#1d2126;--soft:#5d6672;--line:#dfe2e6;--card:#fff;--accent:#2456a6;--good:#1c7c46;--bad:#b3261e;--unsure:#8a6100;--third:#b0530b}
+@media(prefers-color-scheme:dark){:root{--bg:#15181c;--fg:#e7e9ec;--soft:#9aa4b0;--line:#323840;--card:#1c2026;--accent:#86b1f5;--good:#6cc492;--bad:#f28b82;--unsure:#e3b85a;--third:#f0a060}}
 *{box-sizing:border-box}body{margin:0 auto;max-width:62rem;padding:2rem 1.2rem 4rem;background:var(--bg);color:var(--fg);
 font:16px/1.55 system-ui,-apple-system,"Segoe UI","Noto Sans","PingFang SC","Microsoft YaHei","Noto Sans CJK SC",sans-serif}
 h1{font-size:1.7rem;line-height:1.2;margin:0 0 .3rem}h2{font-size:1.2rem;margin:2.6rem 0 .6rem;padding-top:1.1rem;border-top:1px solid var(--line)}
@@ -23,10 +23,11 @@ code,pre{font-family:ui-monospace,"DejaVu Sans Mono",Consolas,monospace;font-siz
 .verdict.pass{border-color:var(--good)}.verdict.fail{border-color:var(--bad)}.verdict b:first-child{text-transform:uppercase;letter-spacing:.04em}
 .pass>b:first-child,.good{color:var(--good)}.fail>b:first-child,.bad{color:var(--bad)}.undecided>b:first-child,.unsure{color:var(--unsure)}
 .cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(11rem,1fr));gap:.8rem;margin:1rem 0}
-.card{background:var(--card);border:1px solid var(--line);border-radius:8px;padding:.7rem .9rem}.card b{display:block;font-size:1.35rem}.card span{color:var(--soft);font-size:.85rem}
-figure{margin:1rem 0;background:#fff;border:1px solid var(--line);border-radius:8px;padding:.6rem}figure svg{width:100%;height:auto;display:block}figcaption{color:#5d6672;padding:.3rem .3rem 0}
+.card{background:var(--card);border:1px solid var(--line);border-radius:8px;padding:.7rem .9rem}.card b{display:block;font-size:1.35rem;line-height:1.25;overflow-wrap:anywhere}.card span{color:var(--soft);font-size:.85rem}
+figure{margin:1rem 0;background:var(--card);border:1px solid var(--line);border-radius:8px;padding:.6rem;overflow-x:auto}figure svg{width:100%;min-width:34rem;height:auto;display:block;margin:0 auto}figcaption{padding:.3rem .3rem 0}
 .bar{background:var(--accent);height:.75rem;border-radius:2px;min-width:1px}.bar.bad{background:var(--bad)}details{margin:.5rem 0}summary{cursor:pointer;color:var(--accent)}
 .warn{border-left:4px solid var(--unsure);padding:.2rem .8rem;margin:.5rem 0;background:var(--card)}
+.example{background:var(--card);border:1px solid var(--line);border-radius:8px;padding:.6rem .9rem;margin:.7rem 0}.example dl{display:grid;grid-template-columns:minmax(5.5rem,auto) 1fr;gap:.15rem .9rem;margin:0}.example dt{color:var(--soft)}.example dd{margin:0;overflow-wrap:anywhere;white-space:pre-wrap}
 @media print{body{max-width:none;padding:0}details{display:block}}
 """
 

@@ -127,19 +127,24 @@ class RunDir:
     def log_metrics(self, **values: Any) -> None:
         """Append one line to metrics.jsonl."""
         try:
-            with (self / METRICS).open("a", encoding="utf-8") as file:
-                file.write(json.dumps(values, ensure_ascii=False) + "\n")
+            with (self / METRICS).open("ab+") as file:
+                end = file.seek(0, os.SEEK_END)
+                file.seek(max(0, end - 1))
+                cut = file.read() not in (b"", b"\n")  # a crash left half a line: this one begins on its own
+                file.write((b"\n" if cut else b"") + json.dumps(values).encode() + b"\n")
         except OSError as error:
             raise disk_error(error, self / METRICS) from error
 
     def metrics(self) -> Iterator[dict[str, Any]]:
-        """The lines of metrics.jsonl; a last line that a crash cut short is passed over."""
+        """The lines of metrics.jsonl; a line that a crash cut short is passed over."""
         if (self / METRICS).exists():
-            for line in (self / METRICS).read_text(encoding="utf-8").splitlines():
+            for line in (self / METRICS).read_bytes().split(b"\n"):
                 try:
-                    yield json.loads(line)
+                    found = json.loads(line)
                 except ValueError:
                     continue
+                if isinstance(found, dict):
+                    yield found
 
     def output_hashes(self) -> dict[str, dict[str, Any]]:
         """Relative path -> bytes and SHA-256, for every artifact of the stage."""
@@ -166,6 +171,13 @@ class RunDir:
             and sha256_file(self / name) == seen["sha256"]
             for name, seen in self.manifest["outputs"].items()
         )
+
+
+def _stage_key(config: Config, inputs: Mapping[str, str]) -> str:
+    """What a stage depends on: its configuration, its inputs, and who does it."""
+    return hash_json(
+        {"config": config.model_dump(mode="json"), "inputs": dict(inputs), "version": tuneloop.__version__}
+    )
 
 
 class Run:
@@ -228,9 +240,7 @@ class Run:
         Returns:
             The artifact, and whether it was reused.
         """
-        key = hash_json(
-            {"config": config.model_dump(mode="json"), "inputs": dict(inputs), "version": tuneloop.__version__}
-        )
+        key = _stage_key(config, inputs)
         out = self.dir(name)
         self._swap_in(name, key)
         if out.complete and out.is_intact():
@@ -260,6 +270,14 @@ class Run:
         }
         out.write_json(MANIFEST, manifest)
         return artifact, False
+
+    def find(self, name: str, config: Config, inputs: Mapping[str, str]) -> RunDir | None:
+        """The folder that ``stage`` would reuse or continue in, without touching anything."""
+        key = _stage_key(config, inputs)
+        for folder in (self.root / name, self.root / "history" / f"{name}-{key[:12]}"):
+            if (out := RunDir(folder)).manifest.get("key") == key:
+                return out
+        return None
 
     def _swap_in(self, name: str, key: str) -> None:
         """Make ``<root>/<name>`` the folder of this key: keep it, fetch it from history, or leave it absent."""

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 from tuneloop import __version__, models, store
@@ -60,7 +61,7 @@ def report() -> dict[str, Any]:
     """Everything, as JSON types. Sizes in bytes."""
     home = store.home()
     memory, gpus, gpu_memory = _memory_bytes(), *_gpus()
-    place = home if home.exists() else home.parent if home.parent.exists() else store.Path.home()
+    place = home if home.exists() else home.parent if home.parent.exists() else Path.home()
     folder = home / "models"
     on_gpu = bool(gpus)
     return {
@@ -79,7 +80,7 @@ def report() -> dict[str, Any]:
         "missing": {extra: [n for n in names if not _installed(n)] for extra, names in EXTRAS.items()},
         "sources": _sources(),
         "training": [
-            {"model": e.name, **{m: models.estimate_memory(e, m, on_gpu=on_gpu) for m in ("full", "lora", "qlora")}}  # type: ignore[arg-type]
+            {"model": e.name, **{m: models.estimate_memory(e, m, on_gpu=on_gpu) for m in ("full", "lora", "qlora")}}
             for e in _entries()
         ],
     }

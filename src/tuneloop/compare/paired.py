@@ -60,7 +60,7 @@ def paired(metric: str, baseline: Mapping[str, float], candidate: Mapping[str, f
             "exact McNemar",
         )
     else:
-        difference = resampled
+        difference = _guarded(d, resampled, max((*a, *b, 1.0)) - min((*a, *b, 0.0)), config)
         p, test = sign_flip(a, b, resamples=config.resamples, seed=config.seed), "sign-flip permutation"
     return Paired(
         metric=metric,
@@ -76,6 +76,20 @@ def paired(metric: str, baseline: Mapping[str, float], candidate: Mapping[str, f
         test=test,
         binary=binary,
     )
+
+
+def _guarded(d: list[float], plain: Interval, span: float, config: CompareConfig) -> Interval:
+    """The bootstrap with one made-up item at either end of what a difference can be.
+
+    Items that all agree resample to an interval without width, as if n answers could prove equality. One pseudo-item on
+    each side keeps the width that n items deserve (the adjustment of Bonett & Price, Stat Med 31 (2012) 1489-1497).
+    """
+    padded = [*d, span, -span]
+    wide = paired_difference(
+        [0.0] * len(padded), padded, resamples=config.resamples, seed=config.seed, confidence=plain.confidence
+    )
+    low, high = min(wide.low, plain.value), max(wide.high, plain.value)
+    return Interval(plain.value, low, high, plain.n, f"{plain.method}-padded", plain.confidence)
 
 
 def _mean(values: list[float], binary: bool, config: CompareConfig) -> Interval:

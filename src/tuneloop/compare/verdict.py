@@ -27,18 +27,26 @@ def judge(found: Paired, question: Question, config: CompareConfig, *, p_adjuste
     d = found.difference
     p = (found.p_value if p_adjusted is None else p_adjusted) if question == "better" else _p_not_worse(found, bound)
     decision: Decision
+
+    def say(value: float) -> str:
+        if value == 0:
+            return "0"
+        return f"{100 * value:+.1f}" if found.binary else f"{value:+.4f}"
+
+    unit = " points" if found.binary else ""
+    interval, limit = f"the whole interval [{say(d.low)}, {say(d.high)}]{unit}", f"{say(bound)}{unit * (bound != 0)}"
     if found.n < config.min_n:
         decision, reason = "undecided", f"{found.n} items are fewer than the {config.min_n} the gate asks for"
     elif d.low > bound and (question == "not worse" or (p is not None and p < config.alpha)):
-        decision, reason = "pass", f"the whole interval [{_(d.low)}, {_(d.high)}] lies above {_(bound)}"
+        decision, reason = "pass", f"{interval} lies above {limit}"
     elif d.high <= bound:
-        decision, reason = "fail", f"the whole interval [{_(d.low)}, {_(d.high)}] lies at or below {_(bound)}"
+        decision, reason = "fail", f"{interval} lies at or below {limit}"
     elif d.low > bound:
         decision, reason = "undecided", f"the test does not confirm the interval (p = {p:.3g})"
     else:
         decision, reason = (
             "undecided",
-            f"the interval [{_(d.low)}, {_(d.high)}] holds {_(bound)}; more items would narrow it",
+            f"{interval.replace('whole ', '')} holds {limit}; more items would narrow it",
         )
     margin = config.min_difference if question == "better" else config.non_inferiority_margin
     detail = {"question": question, "alpha": config.alpha, "min_n": config.min_n}
@@ -50,7 +58,3 @@ def _p_not_worse(found: Paired, bound: float) -> float | None:
     if not found.binary:
         return None
     return 1 - NormalDist().cdf(tango_z(found.wins, found.losses, found.n, bound))
-
-
-def _(value: float) -> str:
-    return f"{value:+.4f}"

@@ -142,13 +142,15 @@ def _utf8_or_legacy(data: bytes, name: str) -> Text:
     if 1 - len(damaged.bad_lines) / max(foreign, 1) >= _UTF8_LINES:
         return damaged
     found = _guess(data)
-    if found is None:
-        raise DataError(
-            f"the encoding could not be recognised (line {first_bad} is not UTF-8)",
-            where=f"{name}:{first_bad}",
-            hint="name it: data.encoding: gb18030 (or big5, shift_jis, cp1252, ...)",
-        )
-    return _tolerant(data, found)
+    if found is not None:
+        return _tolerant(data, found)
+    if 2 * len(damaged.bad_lines) <= sum(bool(line.strip()) for line in damaged.lines):
+        return damaged
+    raise DataError(
+        f"the encoding could not be recognised (line {first_bad} is not UTF-8)",
+        where=f"{name}:{first_bad}",
+        hint="name it: data.encoding: gb18030 (or big5, shift_jis, cp1252, ...)",
+    )
 
 
 def _guess(data: bytes) -> str | None:

@@ -129,7 +129,8 @@ class _Names:
 
     def __init__(self, file: RawFile, config: DataConfig) -> None:
         self.file = file
-        shown = (name if len(name) <= 40 else f"{name[:39]}…" for name in file.columns[:20])
+        flat = (" ".join(name.split()) for name in file.columns[:20])
+        shown = (name if len(name) <= 40 else f"{name[:39]}…" for name in flat)
         self.listing = ", ".join(shown) or "(none)"
         self._by_fold = {name.strip().casefold(): name for name in reversed(file.columns)}
         self.prompt = self._named("prompt_column", config.prompt_column)

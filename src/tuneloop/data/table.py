@@ -156,10 +156,10 @@ class _Grammar:
 
 
 def _column_names(header: Sequence[str]) -> tuple[str, ...]:
-    """Names without surrounding space; empty ones are numbered, repeated ones get a suffix."""
+    """Names on one line; empty ones are numbered, repeated ones get a suffix."""
     names: list[str] = []
     for i, cell in enumerate(header, 1):
-        name = base = cell.strip().strip("\ufeff") or f"column_{i}"
+        name = base = " ".join(cell.strip("\ufeff").split()) or f"column_{i}"
         k = 2
         while name in names:
             name, k = f"{base}_{k}", k + 1

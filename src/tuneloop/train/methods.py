@@ -63,7 +63,8 @@ def linear_layers(model: nn.Module) -> Counter[str]:
     """Last name part of every linear layer but the output head -> how many there are."""
     from torch import nn
 
-    head: Any = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    named: Any = model
+    head = named.get_output_embeddings()
     return Counter(
         name.rsplit(".", 1)[-1] for name, m in model.named_modules() if isinstance(m, nn.Linear) and m is not head
     )

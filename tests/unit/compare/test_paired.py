@@ -44,7 +44,24 @@ def test_scores_between_zero_and_one_use_the_margin_and_the_permutation_test() -
     found = paired("rouge_l", a, b, CompareConfig(tie_margin=0.05, resamples=500))
     assert (found.wins, found.ties, found.losses) == (1, 1, 1)
     assert found.test == "sign-flip permutation"
-    assert found.difference == found.bootstrap
+
+
+def test_scores_that_never_differ_do_not_prove_equality() -> None:
+    """The bootstrap alone would say [0, 0]; with right-or-wrong scores Tango gives ±7.1 points for 50 items."""
+    same = {str(i): 0.5 + i / 200 for i in range(50)}
+    found = paired("rouge_l", same, same, CompareConfig(resamples=4000))
+    assert (found.bootstrap.low, found.bootstrap.high) == (0.0, 0.0)
+    assert 0.03 < found.difference.high < 0.08
+    assert -0.08 < found.difference.low < -0.03
+
+
+def test_the_padding_vanishes_with_many_items_that_differ() -> None:
+    rng = np.random.default_rng(2)
+    a, b = (dict(enumerate(rng.beta(2, 2, 2000))) for _ in range(2))
+    found = paired("rouge_l", a, b, CompareConfig(resamples=2000))  # type: ignore[arg-type]
+    assert (found.difference.low, found.difference.high) == pytest.approx(
+        (found.bootstrap.low, found.bootstrap.high), abs=0.002
+    )
 
 
 def test_the_order_of_the_items_does_not_matter() -> None:

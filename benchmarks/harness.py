@@ -1,0 +1,119 @@
+"""One harness for every benchmark: interleaved runs of arms in processes of their own, an equality gate, JSON lines.
+
+An arm is a command that prints one JSON object as its last line. Arms take turns (A B C A B C ...), so that a machine
+whose speed drifts is fair to all of them; a ratio is the median of the ratios of runs that stood side by side.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A competitor: its name and the command that measures it once."""
+
+    name: str
+    command: Sequence[str]
+    env: Mapping[str, str]
+
+
+def interleave(arms: Sequence[Arm], rounds: int) -> dict[str, list[dict[str, Any]]]:
+    """Run every arm ``rounds`` times, in turn; returns each arm's results."""
+    found: dict[str, list[dict[str, Any]]] = {arm.name: [] for arm in arms}
+    for turn in range(rounds):
+        for arm in arms:
+            found[arm.name].append(once(arm))
+            print(
+                f"  round {turn + 1}/{rounds} {arm.name}: {found[arm.name][-1]['tokens_per_s']:.0f} tokens/s",
+                file=sys.stderr,
+                flush=True,
+            )
+    return found
+
+
+def once(arm: Arm) -> dict[str, Any]:
+    """Run an arm; its memory and page faults come from the operating system's account of the finished process."""
+    import resource
+
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(arm.command, capture_output=True, text=True, env={**os.environ, **arm.env}, cwd=ROOT)
+    if done.returncode != 0:
+        sys.exit(f"error: arm {arm.name} failed\n{done.stderr[-3000:]}")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    result: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return result | {"minor_faults": after.ru_minflt - before.ru_minflt}
+
+
+def hardware() -> str:
+    """A short name for file names, e.g. ``amd-epyc-2cores``."""
+    name = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass
+    short = "-".join("".join(c if c.isalnum() else " " for c in name.lower()).split()[:3])
+    return f"{short}-{len(os.sched_getaffinity(0))}cores"
+
+
+def line(
+    bench: str, case: str, arm: str, metric: str, unit: str, values: Sequence[float], *,
+    against: str = "", ratios: Sequence[float] = (), ok: bool = True, command: str, versions: Mapping[str, str],
+) -> dict[str, Any]:  # fmt: skip
+    """One result line."""
+    return {
+        "bench": bench, "case": case, "arm": arm, "metric": metric, "unit": unit,
+        "median": round(statistics.median(values), 3), "low": round(min(values), 3), "high": round(max(values), 3),
+        "n": len(values), "ratio_to": against,
+        "ratio": round(statistics.median(ratios), 3) if ratios else None,
+        "ratio_low": round(min(ratios), 3) if ratios else None, "ratio_high": round(max(ratios), 3) if ratios else None,
+        "ok": ok, "command": command, "versions": dict(versions), "hardware": hardware(), "commit": commit(),
+        "date": datetime.now(UTC).date().isoformat(),
+    }  # fmt: skip
+
+
+def commit() -> str:
+    """The commit that was measured, with ``+`` when the tree had changes."""
+    head = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=ROOT
+    ).stdout.strip()
+    dirty = subprocess.run(
+        ["git", "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True, cwd=ROOT
+    )
+    return head + ("+" if dirty.stdout.strip() else "")
+
+
+def write(bench: str, lines: Sequence[Mapping[str, Any]]) -> Path:
+    """Rewrite the bench's result file of this hardware."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    path = RESULTS / f"{bench}_{hardware()}.jsonl"
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in lines), encoding="utf-8")
+    return path
+
+
+def peer_python(name: str, packages: Sequence[str]) -> str:
+    """The Python of a peer's own virtual environment ``.venv-<name>``, made on first use."""
+    folder = ROOT / f".venv-{name}"
+    python = folder / "bin" / "python"
+    stamp = folder / ".installed"
+    if not stamp.exists() or stamp.read_text() != " ".join(packages):
+        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+        torch = ["torch==2.13.0"]
+        for group in (torch, packages):
+            subprocess.run([str(python), "-m", "pip", "install", "--quiet", *group], check=True)
+        stamp.write_text(" ".join(packages))
+    return str(python)

@@ -1,0 +1,248 @@
+"""Training speed on a CPU beside TRL's SFTTrainer, on the same rows, token ids, batch plan and initial adapter.
+
+    python benchmarks/train_cpu.py [--rounds 3] [--steps 12] [--data FOLDER]
+
+Real tokens a second: the tokens of the rows as if each stood alone, over the wall time of the optimizer steps after two
+warm-up steps. A speed is only reported where the losses of all steps agree with the plain padded computation (float32:
+1e-5 at the first step, where both have the same weights, and 2e-3 after that, where rounding has been amplified by
+training; the equality of single steps is proven by tests/invariants/test_training_step.py).
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import random
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+import harness
+
+BATCH = 8
+LEARNING_RATE = {"lora": 1e-3, "full": 2e-5}
+FIRST_STEP, LATER_STEPS = 1e-5, 2e-3
+PEER = ["transformers==5.23.0", "trl==1.16.0", "peft==0.21.2", "accelerate==1.15.0"]
+CASES = {
+    "lora-short": ("lora", "You sort messages of a bank. Answer with the intent of the message."),
+    "lora-long": ("lora", "Answer with one of these intents: {labels}"),
+    "full-short": ("full", "You sort messages of a bank. Answer with the intent of the message."),
+}
+
+
+def prepare(case: str, data: Path, model: Path, folder: Path, steps: int) -> None:
+    """Write token ids with masks in the order of the plan, and the initial adapter, for every arm."""
+    import torch
+
+    from tuneloop.chat import Chat
+    from tuneloop.models import load_model, load_tokenizer
+    from tuneloop.train import TrainConfig
+    from tuneloop.train.methods import METHODS
+    from tuneloop.types import Message, Record
+
+    method, system = CASES[case]
+    with (data / "banking77_train.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    labels = ", ".join(sorted({r["category"] for r in rows}))
+    random.Random(0).shuffle(rows)
+    chat = Chat(load_tokenizer(model))
+    out = []
+    for row in rows[: BATCH * steps]:
+        messages = (
+            Message("system", system.format(labels=labels)),
+            Message("user", row["text"]),
+            Message("assistant", row["category"]),
+        )
+        example = chat.examples(Record(row["text"], messages, row["category"]))[0]
+        out.append({"input_ids": example.input_ids, "loss_mask": [int(m) for m in example.loss_mask]})
+    (folder / "rows.json").write_text(json.dumps(out))
+    if method == "lora":
+        torch.manual_seed(0)
+        METHODS["lora"](load_model(model), TrainConfig()).save_pretrained(folder / "adapter")  # type: ignore[operator]
+
+
+def ours(case: str, model: Path, folder: Path, kind: str) -> dict[str, Any]:
+    """One run of our loop: ``shared``, ``flat`` (no shared prefixes) or ``plain`` (the padded oracle)."""
+    from tuneloop.models import load_model, quiet
+    from tuneloop.rundir import RunDir
+    from tuneloop.train import TrainConfig
+    from tuneloop.train.loop import fit
+    from tuneloop.train.objectives import sft
+    from tuneloop.train.plan import BatchPlan
+    from tuneloop.types import Example
+
+    method = CASES[case][0]
+    rows = json.loads((folder / "rows.json").read_text())
+    examples = [Example(str(i), tuple(r["input_ids"]), tuple(map(bool, r["loss_mask"]))) for i, r in enumerate(rows)]
+    steps = len(examples) // BATCH
+    network: Any = load_model(model)
+    if method == "lora":
+        import peft
+
+        with quiet():
+            network = peft.PeftModel.from_pretrained(network, folder / "adapter", is_trainable=True)
+    config = TrainConfig(
+        method=method, learning_rate=LEARNING_RATE[method], schedule="constant", warmup_ratio=0.0,  # type: ignore[arg-type]
+        tensorboard=False, checkpoint_every_steps=10**6,
+    )  # fmt: skip
+    objective = sft(network, padding_free=kind != "plain", share_prefixes=kind == "shared", label_smoothing=0.0)
+    plan = BatchPlan(tuple((tuple(range(s * BATCH, s * BATCH + BATCH)),) for s in range(steps)), (steps,))
+    with tempfile.TemporaryDirectory() as out:
+        fit(network, objective, examples, [], plan, config, RunDir(Path(out)))
+        lines = list(RunDir(Path(out)).metrics())
+    seconds = [
+        (b["tokens"] - a["tokens"]) / b["tokens_per_s"] for a, b in zip([{"tokens": 0}, *lines], lines, strict=False)
+    ]
+    return summary([line["loss"] for line in lines], seconds, [len(e.input_ids) for e in examples])
+
+
+def trl(case: str, model: Path, folder: Path, kind: str) -> dict[str, Any]:
+    """One run of TRL's SFTTrainer: ``default`` (gradient checkpointing) or ``tuned`` (without)."""
+    import time
+
+    import torch
+    from datasets import Dataset
+    from torch.utils.data import SequentialSampler
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from trl import SFTConfig, SFTTrainer
+
+    method = CASES[case][0]
+    rows = json.loads((folder / "rows.json").read_text())
+    network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    if method == "lora":
+        from peft import PeftModel
+
+        network = PeftModel.from_pretrained(network, folder / "adapter", is_trainable=True)
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    losses: list[float] = []
+    seconds: list[float] = []
+
+    class Trainer(SFTTrainer):  # type: ignore[misc]
+        def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+            out = super().compute_loss(*args, **kwargs)
+            losses.append(float((out[0] if isinstance(out, tuple) else out).detach()))
+            return out
+
+        def training_step(self, *args: Any, **kwargs: Any) -> Any:
+            self._begun = time.perf_counter()
+            return super().training_step(*args, **kwargs)
+
+        def _get_train_sampler(self, *_: Any, **__: Any) -> Any:
+            return SequentialSampler(self.train_dataset)
+
+    from transformers import TrainerCallback
+
+    class Clock(TrainerCallback):
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            seconds.append(time.perf_counter() - trainer._begun)
+
+    with tempfile.TemporaryDirectory() as out:
+        config = SFTConfig(
+            output_dir=out, per_device_train_batch_size=BATCH, num_train_epochs=1, learning_rate=LEARNING_RATE[method],
+            lr_scheduler_type="constant", warmup_steps=0, optim="adamw_torch_fused", weight_decay=0.0, max_grad_norm=1.0,
+            gradient_checkpointing=kind == "default", bf16=False, fp16=False, use_cpu=True, report_to="none",
+            save_strategy="no", logging_steps=1, max_length=None, disable_tqdm=True,
+            dataset_kwargs={"skip_prepare_dataset": True}, remove_unused_columns=False, dataloader_num_workers=0,
+        )  # fmt: skip
+        data = Dataset.from_list([{"input_ids": r["input_ids"], "labels": labels_of(r)} for r in rows])
+        trainer = Trainer(
+            model=network, args=config, train_dataset=data, processing_class=tokenizer, callbacks=[Clock()]
+        )
+        trainer.train()
+    return summary(losses, seconds, [len(r["input_ids"]) for r in rows])
+
+
+def labels_of(row: dict[str, list[int]]) -> list[int]:
+    """Token ids where there is a loss, -100 elsewhere."""
+    return [t if m else -100 for t, m in zip(row["input_ids"], row["loss_mask"], strict=True)]
+
+
+def summary(losses: list[float], seconds: list[float], lengths: list[int]) -> dict[str, Any]:
+    import resource
+
+    tokens = [sum(lengths[s * BATCH : s * BATCH + BATCH]) for s in range(len(seconds))]
+    return {
+        "losses": losses,
+        "tokens_per_s": sum(tokens[2:]) / sum(seconds[2:]),
+        "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    }
+
+
+def gate(results: dict[str, list[dict[str, Any]]], reference: str) -> dict[str, bool]:
+    """Arm -> whether its losses are those of the plain computation."""
+    want = results[reference][0]["losses"]
+    ok = {}
+    for name, runs in results.items():
+        gaps = [abs(a - b) for run in runs for a, b in zip(run["losses"], want, strict=True)]
+        firsts = [abs(run["losses"][0] - want[0]) for run in runs]
+        ok[name] = max(firsts) <= FIRST_STEP and max(gaps) <= LATER_STEPS
+        print(
+            f"  {name}: first step differs by {max(firsts):.1e}, all steps by at most {max(gaps):.1e}", file=sys.stderr
+        )
+    return ok
+
+
+def arms(case: str, model: Path, folder: Path, peer: str) -> list[harness.Arm]:
+    def arm(name: str, python: str, who: str, kind: str) -> harness.Arm:
+        command = [python, __file__, "--arm", who, kind, case, str(model), str(folder)]
+        return harness.Arm(name, command, {"HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "PASSIVE"})
+
+    return [
+        arm("tuneloop", sys.executable, "ours", "shared"),
+        arm("TRL tuned", peer, "trl", "tuned"),
+        arm("tuneloop, prefixes not shared", sys.executable, "ours", "flat"),
+        arm("TRL default", peer, "trl", "default"),
+        arm("plain padded (our oracle)", sys.executable, "ours", "plain"),
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--cases", nargs="*", default=list(CASES))
+    parser.add_argument("--data", type=Path, default=harness.ROOT.parent / "shared" / "data" / "intent_en")
+    parser.add_argument("--arm", nargs=5, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.arm:
+        who, kind, case, model, folder = options.arm
+        result = {"ours": ours, "trl": trl}[who](case, Path(model), Path(folder), kind)
+        print(json.dumps(result))
+        return
+    if not (options.data / "banking77_train.csv").exists():
+        sys.exit(
+            f"error: {options.data}: no banking77_train.csv\nhint: --data FOLDER with PolyAI's Banking77 CSV files"
+        )
+    from tuneloop.models import ModelConfig, resolve
+
+    model = resolve(ModelConfig())
+    peer = harness.peer_python("trl", PEER)
+    versions = {"torch": "2.13.0", **dict(p.split("==") for p in PEER)}
+    lines = []
+    for case in options.cases:
+        print(f"{case}:", file=sys.stderr)
+        with tempfile.TemporaryDirectory() as name:
+            prepare(case, options.data, model, Path(name), options.steps)
+            results = harness.interleave(arms(case, model, Path(name), peer), options.rounds)
+        ok = gate(results, "plain padded (our oracle)")
+        command = f"python benchmarks/train_cpu.py --rounds {options.rounds} --steps {options.steps} --cases {case}"
+        for name, runs in results.items():
+            speeds = [r["tokens_per_s"] for r in runs]
+            ratios = [a / b["tokens_per_s"] for a, b in zip(speeds, results["TRL tuned"], strict=True)]
+            if ok[name]:
+                lines.append(harness.line("train_cpu", case, name, "real tokens per second", "tokens/s", speeds,
+                                          against="TRL tuned", ratios=ratios, command=command, versions=versions))  # fmt: skip
+            else:
+                print(f"  {name}: no speed number, its losses differ", file=sys.stderr)
+            lines.append(harness.line("train_cpu", case, name, "peak memory", "GB", [r["peak_bytes"] / 1e9 for r in runs],
+                                      ok=ok[name], command=command, versions=versions))  # fmt: skip
+            lines.append(harness.line("train_cpu", case, name, "minor page faults", "million", [r["minor_faults"] / 1e6 for r in runs],
+                                      ok=ok[name], command=command, versions=versions))  # fmt: skip
+    print(harness.write("train_cpu", lines))
+
+
+if __name__ == "__main__":
+    main()
