@@ -30,7 +30,7 @@ TABLE: dict[str, frozenset[str]] = {
     "serve": frozenset({"chat", "models", "engines", "compare"}),
 }
 """Room -> the other rooms whose doors it may use. Every room may use the base."""
-TOP = frozenset({"loop", "cli", "__init__"})
+TOP = frozenset({"loop", "cli", "__init__", "__main__"})
 """What stands above the rooms and may use every door."""
 HEAVY = ("torch", "transformers", "peft", "fastapi", "polars", "numpy", "matplotlib", "xllamacpp")
 LIGHT_IMPORT_S = 0.3

@@ -20,9 +20,9 @@ table{border-collapse:collapse;width:100%;margin:.6rem 0 1rem;font-size:.92rem;f
 th{color:var(--soft);font-weight:600;white-space:nowrap}td.n,th.n{text-align:right;white-space:nowrap}
 code,pre{font-family:ui-monospace,"DejaVu Sans Mono",Consolas,monospace;font-size:.86em}pre{background:var(--card);border:1px solid var(--line);border-radius:6px;padding:.7rem .9rem;overflow-x:auto;white-space:pre-wrap}
 .verdict{border-left:6px solid var(--unsure);background:var(--card);padding:1rem 1.2rem;margin:1.2rem 0;border-radius:0 8px 8px 0;font-size:1.08rem}
-.verdict.pass{border-color:var(--good)}.verdict.fail{border-color:var(--bad)}.verdict b:first-child{text-transform:uppercase;letter-spacing:.04em}
+.verdict p{margin:.6rem 0 0;max-width:none}.verdict.pass{border-color:var(--good)}.verdict.fail{border-color:var(--bad)}.verdict b:first-child{text-transform:uppercase;letter-spacing:.04em}
 .pass>b:first-child,.good{color:var(--good)}.fail>b:first-child,.bad{color:var(--bad)}.undecided>b:first-child,.unsure{color:var(--unsure)}
-.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(11rem,1fr));gap:.8rem;margin:1rem 0}
+.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(12.5rem,1fr));gap:.8rem;margin:1rem 0}
 .card{background:var(--card);border:1px solid var(--line);border-radius:8px;padding:.7rem .9rem}.card b{display:block;font-size:1.35rem;line-height:1.25;overflow-wrap:anywhere}.card span{color:var(--soft);font-size:.85rem}
 figure{margin:1rem 0;background:var(--card);border:1px solid var(--line);border-radius:8px;padding:.6rem;overflow-x:auto}figure svg{width:100%;min-width:34rem;height:auto;display:block;margin:0 auto}figcaption{padding:.3rem .3rem 0}
 .bar{background:var(--accent);height:.75rem;border-radius:2px;min-width:1px}.bar.bad{background:var(--bad)}details{margin:.5rem 0}summary{cursor:pointer;color:var(--accent)}

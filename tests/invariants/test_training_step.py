@@ -36,7 +36,9 @@ def rows(count: int = 8, seed: int = 0) -> list[Example]:
             prompt = tokens(17)
         answer = tokens(rng.randrange(1, 9))
         out.append(
-            Example(f"row{i}", prompt + answer, (False,) * len(prompt) + (True,) * len(answer), weight=1.0 + 0.5 * (i % 2))
+            Example(
+                f"row{i}", prompt + answer, (False,) * len(prompt) + (True,) * len(answer), weight=1.0 + 0.5 * (i % 2)
+            )
         )
     longer = out[3]
     more = tokens(6)
@@ -57,7 +59,9 @@ def trainable(arch: str, method: str, seed: int = 1) -> torch.nn.Module:
     return model
 
 
-def loss_and_gradients(model: torch.nn.Module, examples: list[list[Example]], **kind: Any) -> tuple[float, torch.Tensor]:
+def loss_and_gradients(
+    model: torch.nn.Module, examples: list[list[Example]], **kind: Any
+) -> tuple[float, torch.Tensor]:
     objective = sft(model, **({"padding_free": True, "share_prefixes": True, "label_smoothing": 0.0} | kind))
     model.zero_grad()
     weight = sum(total_weight(micro) for micro in examples)
@@ -96,7 +100,8 @@ def test_shared_prefixes_equal_padded(arch: str, method: str) -> None:
 def test_accumulation_1x8_equals_8x1(arch: str) -> None:
     model, all_rows = trainable(arch, "lora"), rows()
     assert_equal(
-        loss_and_gradients(model, [[row] for row in all_rows]), loss_and_gradients(model, [all_rows], padding_free=False)
+        loss_and_gradients(model, [[row] for row in all_rows]),
+        loss_and_gradients(model, [all_rows], padding_free=False),
     )
 
 
@@ -135,7 +140,9 @@ def test_segments_never_see_each_other() -> None:
     other = Example("x", tuple(reversed(second.input_ids)), second.loss_mask)
     silent = [Example(e.id, e.input_ids, (False,) * len(e.input_ids)) for e in (second, other)]
     with torch.no_grad():
-        assert objective(model, [first, silent[0]]).item() == pytest.approx(objective(model, [first, silent[1]]).item(), abs=1e-6)
+        assert objective(model, [first, silent[0]]).item() == pytest.approx(
+            objective(model, [first, silent[1]]).item(), abs=1e-6
+        )
 
 
 def test_whole_runs_agree(tmp_path: Path) -> None:

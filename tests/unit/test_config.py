@@ -67,7 +67,9 @@ def error(path: Path, *overrides: str) -> ConfigError:
     [("2e-5", 2e-5), ("2E-5", 2e-5), ("1e6", 1e6), (".5", 0.5), ("5.", 5.0), ("3", 3.0), ("-2.5e+3", -2500.0)],
 )
 def test_numbers_are_numbers(tmp_path: Path, text: str, value: float) -> None:
-    assert load(Project, write(tmp_path, f"name: a\ntrain: {{learning_rate: {text}}}")).value.train.learning_rate == value
+    assert (
+        load(Project, write(tmp_path, f"name: a\ntrain: {{learning_rate: {text}}}")).value.train.learning_rate == value
+    )
 
 
 @pytest.mark.parametrize("word", ["no", "yes", "on", "off", "No", "1.2.3", "e5", "12e"])
@@ -214,7 +216,12 @@ def test_byte_order_mark_is_fine(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "line"),
-    [("name: a\ntrain: [1, 2\n", None), ("name: 'a\n", None), ("name: a\n  train: b\n", 2), ("name: a\n\ttrain: b\n", 2)],
+    [
+        ("name: a\ntrain: [1, 2\n", None),
+        ("name: 'a\n", None),
+        ("name: a\n  train: b\n", 2),
+        ("name: a\n\ttrain: b\n", 2),
+    ],
 )
 def test_broken_yaml_names_the_line(tmp_path: Path, text: str, line: int | None) -> None:
     found = error(write(tmp_path, text))

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import shlex
 import sys
+import traceback
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -30,6 +33,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+PLAN_WORDS = {"reuse": "unchanged, would be reused", "continue": "was interrupted, would go on", "run": "would run"}
+
 Project = Annotated[Path, typer.Argument(help="The project's YAML file.", metavar="PROJECT.yaml")]
 Overrides = Annotated[
     list[str] | None, typer.Argument(help="Settings to change, e.g. train.learning_rate=2e-5", metavar="[KEY=VALUE]...")
@@ -43,7 +48,10 @@ RunName = Annotated[str, typer.Argument(help="A run's folder or its name, or a b
 def main() -> None:
     """Entry point: runs the app and turns expected errors into two lines and an exit code."""
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()
     except TuneloopError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None
@@ -53,6 +61,10 @@ def main() -> None:
     except BrokenPipeError:  # the reader of our output left, e.g. `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(0) from None
+    except Exception:
+        traceback.print_exc()
+        print(f"error: this is a bug in tuneloop {__version__}; please report it with the lines above", file=sys.stderr)
+        raise SystemExit(1) from None
 
 
 def _version(show: bool) -> None:
@@ -78,6 +90,8 @@ def to_json(value: Any) -> Any:
         return {str(k): to_json(v) for k, v in value.items()}
     if isinstance(value, list | tuple | set):
         return [to_json(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None  # JSON has no NaN
     return value if isinstance(value, str | int | float | bool | type(None)) else str(value)
 
 
@@ -86,7 +100,14 @@ def print_json(value: Any) -> None:
 
 
 def _do(
-    project: Path, overrides: list[str] | None, until: str | None, dry_run: bool, as_json: bool, quiet: bool
+    project: Path,
+    overrides: list[str] | None,
+    until: str | None,
+    dry_run: bool,
+    as_json: bool,
+    quiet: bool,
+    *,
+    command: str = "run",
 ) -> Any:
     """Run a project up to a stage; returns the finished loop, or None after a dry run."""
     from tuneloop.loop import Loop, load_project
@@ -95,13 +116,18 @@ def _do(
     loaded = load_project(project, overrides or ())
     for note in loaded.notes:
         log(f"note: {note}")
-    words = " ".join(["tuneloop", until or "run", str(project), *(overrides or ())])
-    loop = Loop(loaded.value, command=words)
-    if dry_run:
-        print(f"# {project} with overrides; nothing was done\n{loaded.value.to_yaml()}")
-        print(f"# run folder: {loop.run_folder.root}\n# stages: {', '.join(loop.planned(until))}")
+    loop = Loop(loaded.value, command=shlex.join(["tuneloop", command, str(project), *(overrides or ())]))
+    if not dry_run:
+        return loop.run(until)
+    plan, root = loop.forecast(until), loop.run_folder.root
+    if as_json:
+        print_json({"run": root, "config": loaded.value.model_dump(mode="json"), "plan": plan})
         return None
-    return loop.run(until)
+    print(f"# {project} with overrides; nothing was done\n{loaded.value.to_yaml()}")
+    print(f"# run folder: {root}\n# stages: {', '.join(plan)}")
+    for name, what in plan.items():
+        print(f"#   {name:20}{PLAN_WORDS[what]}")
+    return None
 
 
 @app.command(epilog="Example: tuneloop run examples/bank-support/tuneloop.yaml train.epochs=2")
@@ -134,7 +160,7 @@ def _stage_command(name: str, until: str, help_text: str) -> None:
         as_json: Json = False,
         quiet: Quiet = False,
     ) -> None:
-        result = _do(project, overrides, until, dry_run, as_json, quiet)
+        result = _do(project, overrides, until, dry_run, as_json, quiet, command=name)
         if result is None:
             return
         artifact = result.stages[until]
@@ -163,7 +189,7 @@ def data_command(
     explain: Annotated[str | None, typer.Option(help="Show what became of one row: its id or file:line.")] = None,
 ) -> None:
     """Read, clean, redact, deduplicate and split; every row is accounted for."""
-    result = _do(project, overrides, "data", dry_run, as_json, quiet or explain is not None)
+    result = _do(project, overrides, "data", dry_run, as_json, quiet or explain is not None, command="data")
     if result is None:
         return
     folder = result.run.dir("data").path
@@ -275,7 +301,7 @@ keys_app = typer.Typer(help="API keys of the gateway.", no_args_is_help=True)
 app.add_typer(keys_app, name="keys")
 
 
-@keys_app.command("create")
+@keys_app.command("create", epilog="Example: tuneloop keys create support-desk --expires-days 90")
 def keys_create(
     name: Annotated[str, typer.Argument(help="Who or what the key is for.")],
     scope: Annotated[list[str] | None, typer.Option(help="chat, metrics or admin; may be repeated.")] = None,
@@ -289,7 +315,7 @@ def keys_create(
     print(secret)
 
 
-@keys_app.command("list")
+@keys_app.command("list", epilog="Example: tuneloop keys list")
 def keys_list(as_json: Json = False) -> None:
     """List keys (never the secrets)."""
     from tuneloop.serve import keys
@@ -302,7 +328,7 @@ def keys_list(as_json: Json = False) -> None:
         print(f"{key.id}  {'active ' if key.active else 'ended  '}  {','.join(key.scopes):20}  {key.name}")
 
 
-@keys_app.command("revoke")
+@keys_app.command("revoke", epilog="Example: tuneloop keys revoke 1a2b3c4d")
 def keys_revoke(key_id: Annotated[str, typer.Argument(help="Its id, as listed.")]) -> None:
     """End a key now."""
     from tuneloop.serve import keys

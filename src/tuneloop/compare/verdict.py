@@ -31,7 +31,7 @@ def judge(found: Paired, question: Question, config: CompareConfig, *, p_adjuste
     def say(value: float) -> str:
         if value == 0:
             return "0"
-        return f"{100 * value:+.1f}" if found.binary else f"{value:+.4f}"
+        return (f"{100 * value:+.1f}" if found.binary else f"{value:+.4f}").replace("-", "−")
 
     unit = " points" if found.binary else ""
     interval, limit = f"the whole interval [{say(d.low)}, {say(d.high)}]{unit}", f"{say(bound)}{unit * (bound != 0)}"

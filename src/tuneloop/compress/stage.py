@@ -50,9 +50,10 @@ def run(config: CompressConfig, bundle: Bundle, records_folder: Path, out: RunDi
             model, tokenizer, folder / f"model.{config.quantisation.upper()}.gguf", config.quantisation, name=name
         )
         _copy_tokenizer(tokenizer, model, folder)
-        compressed = seal(folder, "gguf", facts, precision=config.quantisation, base=base)
+        parity = check(config, model, tokenizer, Bundle(folder, "gguf"), records_folder)
+        facts |= {"parity": parity.to_json()}
+        seal(folder, "gguf", facts, precision=config.quantisation, base=base)
     compressed = open_bundle(out / BUNDLE)
-    parity = check(config, model, tokenizer, compressed, records_folder)
     parameters = sum(p.numel() for p in model.parameters())
     sizes = {
         "float32": parameters * 4,

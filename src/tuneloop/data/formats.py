@@ -7,50 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tuneloop.data.columns import LABELS, PAIR_LABELS, PAIRS, PLAIN, TEXTS, TITLES, Names
 from tuneloop.data.config import DataConfig
 from tuneloop.data.encoding import replace_surrogates
 from tuneloop.data.rows import RawFile, RawRow
 from tuneloop.errors import DataError
-
-PAIRS = (
-    ("prompt", "response"),
-    ("prompt", "completion"),
-    ("input_text", "target_text"),
-    ("query", "answer"),
-    ("query", "response"),
-    ("question", "answer"),
-    ("question", "response"),
-    ("question", "output"),
-    ("prompt", "answer"),
-    ("prompt", "output"),
-    ("input", "output"),
-    ("问题", "回答"),
-    ("问题", "答案"),
-    ("问", "答"),
-    ("提问", "回复"),
-    ("ask", "answer"),
-    ("用户", "客服"),
-)
-TEXTS = (
-    "text",
-    "sentence",
-    "utterance",
-    "message",
-    "tweet",
-    "content",
-    "query",
-    "question",
-    "review",
-    "文本",
-    "内容",
-    "问题",
-    "标题",
-)
-LABELS = ("intent", "category", "label", "class", "意图", "标签", "类别", "分类", "科室")
-PAIR_LABELS = ("intent", "category", "意图", "标签", "类别", "分类", "科室")
-"""Beside an answer, ``label`` and ``class`` may mean anything; these name a class."""
-TITLES = ("标题", "title", "subject")
-PLAIN = ("text", "content", "正文", "文本")
 
 _ROLES = {
     "system": "system",
@@ -111,7 +72,7 @@ def detect(file: RawFile, config: DataConfig) -> Detected:
     Raises:
         DataError: A named column does not exist, or no format fits.
     """
-    names = _Names(file, config)
+    names = Names(file, config)
     for wanted, find in _FINDERS.items():
         if config.format in ("auto", wanted) and (found := find(names)):
             return found
@@ -124,40 +85,7 @@ def detect(file: RawFile, config: DataConfig) -> Detected:
     )
 
 
-class _Names:
-    """The columns of a file, found by name without regard to case, and what the configuration says about them."""
-
-    def __init__(self, file: RawFile, config: DataConfig) -> None:
-        self.file = file
-        flat = (" ".join(name.split()) for name in file.columns[:20])
-        shown = (name if len(name) <= 40 else f"{name[:39]}…" for name in flat)
-        self.listing = ", ".join(shown) or "(none)"
-        self._by_fold = {name.strip().casefold(): name for name in reversed(file.columns)}
-        self.prompt = self._named("prompt_column", config.prompt_column)
-        self.response = self._named("response_column", config.response_column)
-        self.label = self._named("label_column", config.label_column)
-        self.forced = config.format
-
-    def _named(self, key: str, column: str | None) -> str | None:
-        if column is None:
-            return None
-        if found := self.find(column):
-            return found
-        raise DataError(
-            f"there is no column {column!r}",
-            where=f"{self.file.name}:{self.file.header_line}",
-            hint=f"the columns are: {self.listing}; set data.{key}",
-        )
-
-    def find(self, *names: str) -> str | None:
-        return next((self._by_fold[n.casefold()] for n in names if n.casefold() in self._by_fold), None)
-
-    def sample(self, column: str) -> Any:
-        """The first value of a column that is neither null nor empty."""
-        return next((v for r in self.file.rows if (v := r.fields.get(column)) not in (None, "", [])), None)
-
-
-def _find_messages(names: _Names) -> Detected | None:
+def _find_messages(names: Names) -> Detected | None:
     column = names.find("messages", "conversations", "conversation", "dialogue")
     sample = names.sample(column) if column else None
     if column is None or names.prompt or not isinstance(sample, list) or not sample or not isinstance(sample[0], dict):
@@ -191,7 +119,7 @@ def _find_messages(names: _Names) -> Detected | None:
     return Detected(kind, words, used, parse)
 
 
-def _find_alpaca(names: _Names) -> Detected | None:
+def _find_alpaca(names: Names) -> Detected | None:
     instruction = names.find("instruction")
     output = names.response or names.find("output", "response", "answer", "completion")
     instances = names.find("instances")
@@ -222,7 +150,7 @@ def _find_alpaca(names: _Names) -> Detected | None:
     return Detected("alpaca", f"Alpaca ({' + '.join(used[:3])})", used, parse)
 
 
-def _find_pair(names: _Names) -> Detected | None:
+def _find_pair(names: Names) -> Detected | None:
     prompt, response = _pair_columns(names)
     if prompt is None or response is None or prompt == response:
         return None
@@ -247,7 +175,7 @@ def _find_pair(names: _Names) -> Detected | None:
     return Detected("pair", words, tuple(c for c in (prompt, response, title, label, system) if c), parse)
 
 
-def _pair_columns(names: _Names) -> tuple[str | None, str | None]:
+def _pair_columns(names: Names) -> tuple[str | None, str | None]:
     """The columns of question and answer: named ones first, the other one by its usual names."""
     prompt, response = names.prompt, names.response
     if prompt and response:
@@ -260,7 +188,7 @@ def _pair_columns(names: _Names) -> tuple[str | None, str | None]:
     return next(((q, a) for q, a in pairs if q and a and q != a), (None, None))
 
 
-def _find_classification(names: _Names) -> Detected | None:
+def _find_classification(names: Names) -> Detected | None:
     if names.response:
         return None
     label = names.label or names.find(*(n for n in LABELS))
@@ -274,7 +202,7 @@ def _find_classification(names: _Names) -> Detected | None:
     return Detected("classification", f"text {prompt!r} with its class in {label!r}", (prompt, label), parse)
 
 
-def _find_text(names: _Names) -> Detected | None:
+def _find_text(names: Names) -> Detected | None:
     column = names.prompt if names.forced == "text" else None
     column = column or (None if names.prompt else names.find(*PLAIN))
     if column is None:
@@ -286,7 +214,7 @@ def _find_text(names: _Names) -> Detected | None:
     return Detected("text", f"plain text in {column!r} (all of it is learned)", (column,), parse)
 
 
-_FINDERS: Mapping[str, Callable[[_Names], Detected | None]] = {
+_FINDERS: Mapping[str, Callable[[Names], Detected | None]] = {
     "messages": _find_messages,
     "sharegpt": _find_messages,
     "alpaca": _find_alpaca,

@@ -248,7 +248,10 @@ def _start(xllamacpp: Any, file: Path, context: int, config: EngineConfig) -> An
         params.hostnames = [str(folder / "llama.sock")]
     try:
         with keep_signal_handlers():
-            return xllamacpp.Server(params)
+            server = xllamacpp.Server(params)
+        # Its loop must have begun before it can be told to end: a server closed at once would hang in its destructor.
+        server.handle_completions({"prompt": [0], "n_predict": 1, "cache_prompt": False})
+        return server
     except RuntimeError as error:
         raise ModelError(
             f"llama.cpp cannot load this model: {error}",

@@ -73,7 +73,8 @@ def draw(height_in: float, paint: Callable[[Any], None], *, alt: str, caption: s
         backend.FigureCanvasSVG(figure)
         paint(figure)
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    svg = _themed(buffer.getvalue(), alt, salt)
+    limit = f"max-width:{1.15 * width_in:.2f}in"  # a small picture is not blown up to the width of the page
+    svg = _themed(buffer.getvalue(), alt, salt).replace("<svg ", f'<svg style="{limit}" ', 1)
     return Html(f"<figure>{svg}<figcaption>{html.escape(caption)}</figcaption></figure>")
 
 

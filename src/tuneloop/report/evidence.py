@@ -26,9 +26,11 @@ def metrics(evaluations: Mapping[str, Facts]) -> Html:
     return Html(page.table(["", *evaluations, "n"], rows) + _asked(evaluations) + "".join(notes))
 
 
-def _n(metric: str, found: Mapping[str, Facts]) -> str:
+def _n(metric: str, found: Mapping[str, Facts]) -> int | Html:
     counts = sorted({f[metric]["n"] for f in found.values() if metric in f})
-    return " / ".join(f"{n:,}" for n in counts)
+    if len(counts) == 1:
+        return int(counts[0])
+    return Html(f'<span style="white-space:nowrap">{" / ".join(f"{n:,}" for n in counts)}</span>')
 
 
 def _asked(evaluations: Mapping[str, Facts]) -> Html:

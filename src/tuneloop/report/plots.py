@@ -79,7 +79,7 @@ def forest(evaluations: Mapping[str, Facts]) -> Html | None:
     ordered = sorted(recall[last], key=lambda c: (recall[last][c]["value"], -recall[last][c]["n"], c))
     shown = ordered[:SHOWN_CLASSES]
     labels = {c: short(c) for c in shown}
-    left = inches(max(width_em(f"{labels[c]}  999") for c in shown)) + 0.35
+    left = inches(max(width_em(f"{labels[c]} (999)") for c in shown)) + 0.35
     height = 0.75 + 0.27 * len(shown)
 
     def paint(figure: Any) -> None:
@@ -92,7 +92,7 @@ def forest(evaluations: Mapping[str, Facts]) -> Html | None:
                 ax.plot([interval["low"], interval["high"]], [y, y], color=SUBJECT[subject], linewidth=1.4)
             ax.plot([v["value"] for v, _ in known], [y for _, y in known], "o", color=SUBJECT[subject],
                     markersize=4.5, label=words.who(subject))  # fmt: skip
-        ax.set_yticks(range(len(shown)), [f"{labels[c]}  {recall[last][c]['n']}" for c in shown])
+        ax.set_yticks(range(len(shown)), [f"{labels[c]} ({recall[last][c]['n']})" for c in shown])
         ax.set_ylim(len(shown) - 0.4, -0.6)
         _share_axis(ax)
         ax.tick_params(axis="y", length=0)

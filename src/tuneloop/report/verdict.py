@@ -67,9 +67,13 @@ def _difference(comparison: Facts, pair: Facts, metric: str) -> str:
     holm = ""
     if len(comparison["metrics"]) > 1:
         holm = f", {words.p_value(comparison['p_holm'][metric])} after Holm over {len(comparison['metrics'])} metrics"
+    test = f"{pair['test']}, {words.p_value(pair['p_value'])}{holm}"
+    if comparison["question"] == "not worse":
+        p = comparison["verdict"]["p_value"]
+        test = "" if p is None else f"test against a loss of {words.margin(comparison)} or more: {words.p_value(p)}"
     return (
-        f"Difference {words.difference(pair['difference'], metric)} ({confidence} interval; {pair['test']}, "
-        f"{words.p_value(pair['p_value'])}{holm}). Question by question: {pair['wins']:,} won, {pair['losses']:,} lost, "
+        f"Difference {words.difference(pair['difference'], metric)} ({confidence} interval{'; ' if test else ''}{test}). "
+        f"Question by question: {pair['wins']:,} won, {pair['losses']:,} lost, "
         f"{pair['ties']:,} the same."
     )
 
@@ -98,21 +102,21 @@ def _wording(facts: Gathered, comparison: Facts) -> str:
 def cards(facts: Gathered) -> Html:
     """The big numbers of the run; each names what it is."""
     out: dict[str, object] = {}
-    if data := facts.stage("data"):
-        n = data["counts"]
-        out[f"of {n['rows_in']:,} rows kept"] = f"{n['kept']:,}"
     for subject in facts.subjects:
         found = (facts.evaluation(subject) or {})["metrics"]
         metric = next((m for m in ("accuracy", "rouge_l") if m in found), None)
         if metric:
             q = found[metric]
-            label = f"{subject}: {words.name(metric).lower()}, {words.estimate(metric, q)}, n = {q['n']:,}"
+            label = f"{subject}: {words.name(metric)}, 95 % interval {words.bounds(metric, q)}, n = {q['n']:,}"
             out[label] = words.value(metric, q["value"])
     if compress := facts.stage("compress"):
         sizes, kind = compress["sizes_bytes"], compress["quantisation"]
         largest = max(sizes, key=sizes.__getitem__)
         out[f"weights as {kind}; {words.size(sizes[largest])} as {largest}"] = words.size(sizes[kind])
         out["parity of the smaller model with the trained one"] = "holds" if compress["parity"]["ok"] else "broken"
+    if data := facts.stage("data"):
+        n = data["counts"]
+        out[f"of {n['rows_in']:,} rows kept"] = f"{n['kept']:,}"
     if serve := facts.stage("serve"):
         label = f"median answer over HTTP, {serve['concurrency']} at a time, n = {serve['n']:,}"
         out[label] = words.seconds(serve["p50_s"])

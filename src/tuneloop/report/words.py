@@ -69,10 +69,15 @@ def value(metric: str, number: float | None) -> str:
 
 def estimate(metric: str, interval: Facts) -> str:
     """``91.4 % [86.5, 94.6]``."""
+    return f"{value(metric, interval['value'])} {bounds(metric, interval)}"
+
+
+def bounds(metric: str, interval: Facts) -> str:
+    """``[86.5, 94.6]``."""
     low, high = (value(metric, interval[k]) for k in ("low", "high"))
     if metric in SHARES:
         low, high = low.removesuffix(" %"), high.removesuffix(" %")
-    return f"{value(metric, interval['value'])} [{low}, {high}]"
+    return f"[{low}, {high}]"
 
 
 def difference(interval: Facts, metric: str) -> str:
@@ -88,11 +93,14 @@ def right(interval: Facts) -> str:
     return f"{round((interval['value'] or 0.0) * n):,} of {n:,}"
 
 
+def margin(comparison: Facts) -> str:
+    """The gate's bound: ``3 points``."""
+    verdict = comparison["verdict"]
+    return f"{100 * verdict['margin']:g} points" if verdict["metric"] in SHARES else f"{verdict['margin']:g}"
+
+
 def gate(comparison: Facts) -> str:
     """What the gate asked, in words."""
-    verdict = comparison["verdict"]
-    bar, share = verdict["margin"], verdict["metric"] in SHARES
-    amount = f"{100 * bar:g} points" if share else f"{bar:g}"
-    if comparison["question"] == "better":
-        return "better than before" if not bar else f"better by more than {amount}"
-    return f"not worse by {amount} or more"
+    if comparison["question"] == "not worse":
+        return f"not worse by {margin(comparison)} or more"
+    return f"better by more than {margin(comparison)}" if comparison["verdict"]["margin"] else "better than before"

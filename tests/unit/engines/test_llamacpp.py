@@ -69,6 +69,13 @@ def test_the_shell_keeps_its_ctrl_c(tmp_path: Path) -> None:
         engine.close()
 
 
+def test_it_can_be_closed_at_once(tmp_path: Path) -> None:
+    """llama.cpp's loop does not end when it is told so before it has begun; the engine waits for the beginning."""
+    bundle = open_bundle(tiny_gguf(tmp_path / "tiny"))
+    for _ in range(5):
+        LlamaCppEngine(bundle, EngineConfig(max_running=1, context_tokens=256, threads=1)).close()
+
+
 def test_its_own_http_server_is_closed_to_everybody(engine: LlamaCppEngine) -> None:
     address = engine._server.listening_address
     assert address.startswith("unix://")

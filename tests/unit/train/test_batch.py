@@ -9,7 +9,9 @@ HEAD = tuple(range(10, 20))
 
 
 def test_a_shared_beginning_stands_once() -> None:
-    batch = collate([Example("a", (*HEAD, 1, 2), (False,) * 11 + (True,)), Example("b", (*HEAD, 3), (False,) * 10 + (True,))])
+    batch = collate(
+        [Example("a", (*HEAD, 1, 2), (False,) * 11 + (True,)), Example("b", (*HEAD, 3), (False,) * 10 + (True,))]
+    )
     assert batch.input_ids_1T.tolist() == [[*HEAD, 1, 2, 3]]
     assert batch.layout.position_ids_1T.tolist() == [[*range(10), 10, 11, 10]]
     assert batch.source_N.tolist() == [10, 9]

@@ -8,7 +8,9 @@ LENGTHS = [5, 50, 7, 9, 40, 11, 3, 60, 8, 21]
 
 
 def plan(**kind: object) -> object:
-    return draw(LENGTHS, **({"batch_size": 2, "accumulation_steps": 2, "epochs": 2, "max_steps": None, "seed": 1} | kind))  # type: ignore[arg-type]
+    return draw(
+        LENGTHS, **({"batch_size": 2, "accumulation_steps": 2, "epochs": 2, "max_steps": None, "seed": 1} | kind)
+    )  # type: ignore[arg-type]
 
 
 def test_every_row_stands_once_in_every_epoch() -> None:

@@ -1,38 +1,26 @@
-"""The loop as one call: raw file -> records -> model -> scores -> smaller model -> service -> verdict -> report.
+"""Which stages there are, what each depends on, how each is done.
 
 Each stage is a folder of the run (see ``rundir``); what is unchanged is reused, what was interrupted continues.
 """
 
 from __future__ import annotations
 
-import errno
-import gc
-import os
 import shlex
-import signal
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Any, ClassVar, Literal, TypeVar
 
-from pydantic import Field
-
 from tuneloop import chat, compare, compress, data, engines, evaluate, models, report, serve, train
-from tuneloop.compare import CompareConfig
 from tuneloop.compress import CompressConfig
-from tuneloop.config import Config, Loaded, load
-from tuneloop.data import DataConfig
-from tuneloop.engines import EngineConfig
-from tuneloop.errors import ConfigError, Interrupted, ModelError, ResourceError
-from tuneloop.evaluate import EvaluateConfig
-from tuneloop.models import ModelConfig
+from tuneloop.config import Config
+from tuneloop.errors import ConfigError, ModelError
+from tuneloop.loop.config import ProjectConfig, load_project
+from tuneloop.loop.guard import explained, free_memory, interruptible, without_fetching
 from tuneloop.progress import duration, log
-from tuneloop.rundir import Run, RunDir, disk_error
+from tuneloop.rundir import Run, RunDir
 from tuneloop.serve import ServeConfig
 from tuneloop.train import TrainConfig
 from tuneloop.types import Verdict
@@ -57,43 +45,6 @@ SMOKE_REQUESTS = 24
 """Test questions that are asked over HTTP in the serve stage."""
 
 
-class ProjectConfig(Config):
-    """A whole project: one YAML file."""
-
-    name: str = Field(pattern=r"^[\w][\w.\-]*$")
-    """Name of the run's folder."""
-
-    seed: int = 0
-    """Of the split, of the adapters' start and of the batch plan."""
-
-    runs_folder: Path = Path("runs")
-    """Where runs live; relative to the folder you stand in."""
-
-    data: DataConfig
-    """Raw files and how they are cleaned."""
-
-    model: ModelConfig
-    """The model to start from."""
-
-    train: TrainConfig = TrainConfig()
-    """How it is trained."""
-
-    engine: EngineConfig = EngineConfig()
-    """What answers during evaluation."""
-
-    evaluate: EvaluateConfig = EvaluateConfig()
-    """What is measured on the held-out split."""
-
-    compress: CompressConfig | None = CompressConfig()
-    """How the tuned model is made smaller; null leaves this out."""
-
-    serve: ServeConfig | None = ServeConfig()
-    """How it is served; null leaves the check over HTTP out."""
-
-    compare: CompareConfig = CompareConfig()
-    """The gate between base and tuned model."""
-
-
 @dataclass(frozen=True, slots=True)
 class LoopResult:
     """A finished run: where it is, what the gate said, and the summary as printed."""
@@ -104,15 +55,6 @@ class LoopResult:
     summary: tuple[str, ...]
     reused: tuple[str, ...]
     stages: dict[str, Any] = field(default_factory=dict)
-
-
-def load_project(path: Path | str, overrides: Sequence[str] = ()) -> Loaded[ProjectConfig]:
-    """Read a project file with ``section.key=value`` overrides.
-
-    Raises:
-        ConfigError: See ``tuneloop.config.load``.
-    """
-    return load(ProjectConfig, path, overrides)
 
 
 def run(path: Path | str, *overrides: str, until: str | None = None) -> LoopResult:
@@ -192,7 +134,7 @@ class Loop:
             if any(out.get(needed, "reuse") != "reuse" for needed in self.needs[name]):
                 continue
             try:
-                with _without_fetching():
+                with without_fetching():
                     config, inputs, _, read = self._plan(name)
             except ModelError as error:  # not on this machine yet: the run itself would fetch it, or say why not
                 log(f"note: {error.what}")
@@ -208,7 +150,7 @@ class Loop:
         """Do the stages."""
         stages = self.planned(until)
         self._folders.clear()
-        with self.run_folder.lock(), _interruptible(self.command), _explained(self.run_folder.root):
+        with self.run_folder.lock(), interruptible(self.command), explained(self.run_folder.root):
             for number, name in enumerate(stages, 1):
                 self._stage(name, f"[{number}/{len(stages)}] {name}")
             path = report.write(self.run_folder, self.config.name) if until is None else None
@@ -229,7 +171,7 @@ class Loop:
             return work(out)
 
         self.done[name], reused = self.run_folder.stage(name, config, inputs, announce, read)
-        _free_memory()
+        free_memory()
         if reused:
             self.reused.append(name)
             log(f"{header}: unchanged, reused")
@@ -358,66 +300,3 @@ def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
     if path.exists():
         for line in path.read_text(encoding="utf-8").splitlines():
             yield json.loads(line)
-
-
-@contextmanager
-def _interruptible(command: str) -> Iterator[None]:
-    """SIGTERM and Ctrl-C end a stage with a sentence that says how to continue, not with a traceback."""
-
-    def stop(number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt(signal.Signals(number).name)
-
-    try:
-        before = signal.signal(signal.SIGTERM, stop)
-    except ValueError:  # not the main thread: whoever owns it handles signals
-        before = None
-    try:
-        yield
-    except Interrupted as stopped:
-        raise Interrupted(stopped.what, where=stopped.where, hint=f"continue with: {command}") from None
-    except KeyboardInterrupt as stopped:
-        why = str(stopped) or "Ctrl-C"
-        raise Interrupted(f"interrupted ({why}); finished stages are kept", hint=f"continue with: {command}") from None
-    finally:
-        if before is not None:
-            signal.signal(signal.SIGTERM, before)
-
-
-@contextmanager
-def _explained(root: Path) -> Iterator[None]:
-    """A full disk or memory, met by whatever library, in two lines."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise disk_error(error, Path(error.filename) if error.filename else root) from error
-        raise
-    except (MemoryError, RuntimeError) as error:
-        words = ("can't allocate memory", "out of memory")
-        if isinstance(error, MemoryError) or any(w in str(error).lower() for w in words):
-            raise ResourceError(
-                f"the memory is full: {str(error).splitlines()[0] if str(error) else type(error).__name__}",
-                where=str(root),
-                hint="take a smaller train.batch_size or model; tuneloop doctor shows what fits this machine",
-            ) from error
-        raise
-
-
-@contextmanager
-def _without_fetching() -> Iterator[None]:
-    before = os.environ.get("TUNELOOP_OFFLINE")
-    os.environ["TUNELOOP_OFFLINE"] = "1"
-    try:
-        yield
-    finally:
-        os.environ.pop("TUNELOOP_OFFLINE")
-        if before is not None:
-            os.environ["TUNELOOP_OFFLINE"] = before
-
-
-def _free_memory() -> None:
-    """Nothing of a finished stage stays in memory, so that the next one (and its child processes) has all of it."""
-    gc.collect()
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        torch.cuda.empty_cache()
