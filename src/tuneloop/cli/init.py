@@ -58,7 +58,7 @@ def write(folder: Path) -> None:
     path = folder / "tuneloop.yaml"
     if path.exists():
         raise ConfigError("there is a project already", where=str(path), hint="choose another folder")
-    name = "".join(c if c.isalnum() or c in "._-" else "-" for c in folder.resolve().name) or "project"
+    name = "".join(c if c.isalnum() or c in "._-" else "-" for c in folder.resolve().name).lstrip("._-") or "project"
     write_atomic(path, PROJECT.format(path=path, name=name))
     write_atomic(folder / "rows.csv", ROWS)
     print(f"wrote {path} and {folder / 'rows.csv'}\nnext: put your rows there, then  tuneloop run {path}")

@@ -22,7 +22,7 @@ class ProjectConfig(Config):
     """A whole project: one YAML file."""
 
     name: str = Field(pattern=r"^[\w][\w.\-]*$")
-    """Name of the run's folder."""
+    """Name of the run's folder: letters, digits, '_', '.' and '-', the first a letter or a digit."""
 
     seed: int = 0
     """Of the split, of the adapters' start and of the batch plan."""

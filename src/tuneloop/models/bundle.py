@@ -194,8 +194,16 @@ def verify(bundle: Bundle) -> None:
     A plain folder has no manifest, so there is nothing to compare.
 
     Raises:
-        ModelError: A file is missing or has changed, or the base is missing or another model.
+        ModelError: A file is missing or has changed, the base is missing or another model, or the bundle was
+            compressed and is not the model it was made from (it failed parity).
     """
+    parity = (bundle.manifest.get("facts") or {}).get("parity")
+    if parity is not None and not parity["ok"]:
+        raise ModelError(
+            f"this bundle failed parity with the model it was made from: {parity['reason']}",
+            where=str(bundle.path),
+            hint="serve the uncompressed bundle, or compress it again with more bits",
+        )
     for name, seen in track(bundle.manifest.get("files", {}).items(), f"verifying {bundle.path.name}", unit="files"):
         file = bundle.path / name
         if not file.is_file():

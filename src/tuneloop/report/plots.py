@@ -126,7 +126,8 @@ def confusion(matrix: Facts) -> Html | None:
     names = [short(c, 14) for c in columns]
     left = inches(max(width_em(short(r, 16)) for r in rows)) + 0.3
     top = inches(max(width_em(c) for c in names)) * 0.75 + 0.25
-    width = max(left + side * len(columns) + 0.5, 4.2)
+    over = max(inches(width_em(c)) * 0.75 - side * (len(names) - j) for j, c in enumerate(names))
+    width = max(left + side * len(columns) + max(over, 0.0) + 0.25, 4.2)
     height = top + side * len(rows) + 0.15
 
     def paint(figure: Any) -> None:
@@ -194,7 +195,11 @@ def size_quality(points: Mapping[str, tuple[float, Facts]], metric: str) -> Html
     def paint(figure: Any) -> None:
         ax = figure.subplots()
         top = max(size for size, _ in points.values()) / 1e6
-        label_y = _apart({s: q["value"] for s, (_, q) in points.items()}, 0.09 if share else 0.0)
+        places = {s: (x / 1e6 > top / 2, q["value"]) for s, (x, q) in points.items()}
+        label_y = {
+            s: y for side in (True, False)
+            for s, y in _apart({s: v for s, (r, v) in places.items() if r is side}, 0.09 if share else 0.0).items()
+        }  # fmt: skip
         for subject, (n_bytes, q) in points.items():
             x, color = n_bytes / 1e6, SUBJECT[subject]
             ax.plot([x, x], [q["low"], q["high"]], color=color, linewidth=2)

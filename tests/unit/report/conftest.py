@@ -28,7 +28,9 @@ MakeRun = Callable[..., Run]
 def records(labels: tuple[str, ...], n: int, draw: random.Random) -> list[Record]:
     out = []
     for i in range(n):
-        label = labels[min(int(draw.expovariate(0.35)), len(labels) - 1)]
+        label = (
+            labels[min(int(draw.expovariate(0.35)), len(labels) - 1)] if len(labels) < 20 else labels[i % len(labels)]
+        )
         answer = label if labels is not FREE_TEXT else label.format(i=i)
         asked = (
             Message("system", "Name the intent."),
@@ -107,40 +109,47 @@ def small_stages(run: Run) -> None:
     })  # fmt: skip
 
 
+def make(root: Path, labels: tuple[str, ...] = ENGLISH, *, n: int = 140, base: float = 0.1, tuned: float = 0.92,
+         sloppy: float = 0.5, only: tuple[str, ...] | None = None) -> Run:  # fmt: skip
+    """A run folder; ``only`` keeps some stages."""
+    draw = random.Random(4)
+    run = Run(root)
+    rows = records(labels, n, draw)
+    data_stage(run, rows, {"near_duplicate": 90, "duplicate": 61, "empty": 21, "truncated": 9})
+    train_stage(run, 220, draw)
+    small_stages(run)
+    config = evaluate.EvaluateConfig(resamples=200)
+    chat: Any = CharChat()
+    sharp = answers(rows, labels, tuned, 0.0, draw)
+    tables = {"base": answers(rows, labels, base, sloppy, draw), "tuned": sharp, "compressed": sharp}
+    for who, table in tables.items():
+        out = run.dir(f"evaluate-{who}")
+        out.path.mkdir(parents=True)
+        precision = "q8_0" if who == "compressed" else "float32"
+        subject = evaluate.Subject(FakeBundle(Path("models/base"), precision), who)
+        evaluate.run(config, subject, run.dir("data").path, TableEngine(table), chat, out)
+    for stage, one, two, question in (
+        ("compare", "base", "tuned", "better"), ("compare-compressed", "tuned", "compressed", "not worse")
+    ):  # fmt: skip
+        a, b = (evaluate.scores(run.dir(f"evaluate-{s}")) for s in (one, two))
+        gate = compare.CompareConfig(resamples=500)
+        compare.run(gate, a, b, run.dir(stage), question=question, baseline=one, candidate=two)  # type: ignore[arg-type]
+    if only is not None:
+        for folder in run.root.iterdir():
+            if folder.name not in only:
+                for file in folder.iterdir():
+                    file.unlink()
+                folder.rmdir()
+    return run
+
+
 @pytest.fixture
 def make_run(tmp_path: Path) -> MakeRun:
-    """``make_run(labels=..., base=0.1, tuned=0.9, only=(...))`` -> a run folder."""
+    """``make_run(labels, base=0.1, tuned=0.9, only=(...))`` -> a run folder of this test."""
+    return lambda *args, **more: make(tmp_path / "runs" / "bank-support", *args, **more)
 
-    def make(labels: tuple[str, ...] = ENGLISH, *, n: int = 180, base: float = 0.1, tuned: float = 0.92, sloppy: float = 0.5,
-             only: tuple[str, ...] | None = None, root: Path | None = None) -> Run:  # fmt: skip
-        draw = random.Random(4)
-        run = Run(root or tmp_path / "runs" / "bank-support")
-        rows = records(labels, n, draw)
-        data_stage(run, rows, {"near_duplicate": 90, "duplicate": 61, "empty": 21, "truncated": 9})
-        train_stage(run, 220, draw)
-        small_stages(run)
-        config = evaluate.EvaluateConfig(resamples=200)
-        chat: Any = CharChat()
-        sharp = answers(rows, labels, tuned, 0.0, draw)
-        tables = {"base": answers(rows, labels, base, sloppy, draw), "tuned": sharp, "compressed": sharp}
-        for who, table in tables.items():
-            out = run.dir(f"evaluate-{who}")
-            out.path.mkdir(parents=True)
-            precision = "q8_0" if who == "compressed" else "float32"
-            subject = evaluate.Subject(FakeBundle(Path("models/base"), precision), who)
-            evaluate.run(config, subject, run.dir("data").path, TableEngine(table), chat, out)
-        for stage, one, two, question in (
-            ("compare", "base", "tuned", "better"), ("compare-compressed", "tuned", "compressed", "not worse")
-        ):  # fmt: skip
-            a, b = (evaluate.scores(run.dir(f"evaluate-{s}")) for s in (one, two))
-            gate = compare.CompareConfig(resamples=500)
-            compare.run(gate, a, b, run.dir(stage), question=question, baseline=one, candidate=two)  # type: ignore[arg-type]
-        if only is not None:
-            for folder in run.root.iterdir():
-                if folder.name not in only:
-                    for file in folder.iterdir():
-                        file.unlink()
-                    folder.rmdir()
-        return run
 
-    return make
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A complete run that is only read."""
+    return make(tmp_path_factory.mktemp("runs") / "bank-support")
