@@ -17,6 +17,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -31,7 +32,8 @@ from tuneloop.errors import DataError, ResourceError
 
 R = TypeVar("R")
 
-MANIFEST, METRICS, CONFIG = "manifest.json", "metrics.jsonl", "config.yaml"
+MANIFEST, METRICS, CONFIG, LOCK = "manifest.json", "metrics.jsonl", "config.yaml", ".lock"
+_DISK_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO}
 _NOT_OUTPUTS = {MANIFEST, CONFIG}
 _NOT_OUTPUT_FOLDERS = {"checkpoints", "tmp", "tensorboard"}
 
@@ -70,9 +72,28 @@ def disk_error(error: OSError, path: Path) -> ResourceError:
             where=str(path),
             hint="free some space and run the same command again: it continues where it stopped",
         )
+    if error.errno == errno.EFBIG:
+        return ResourceError(
+            "the file would be larger than this system lets it be",
+            where=str(path),
+            hint="raise the limit (ulimit -f) and run the same command again: it continues where it stopped",
+        )
     return ResourceError(
         f"cannot write: {error.strerror or error}", where=str(path), hint="check the folder's permissions"
     )
+
+
+def disk_error_in(error: Exception, path: Path) -> ResourceError | None:
+    """The disk error inside an exception of a library that wraps it (safetensors, torch); None when there is none."""
+    if isinstance(error, ResourceError):
+        return error
+    if isinstance(error, OSError) and error.errno in _DISK_ERRNOS:
+        return disk_error(error, path)
+    if (found := re.search(r"os error (\d+)", str(error))) and int(found[1]) in _DISK_ERRNOS:
+        return disk_error(OSError(int(found[1]), os.strerror(int(found[1]))), path)
+    if "PytorchStreamWriter" in str(error):  # torch tells that writing failed, never why
+        return disk_error(OSError(None, "torch could not write the file (a full disk or a quota?)"), path)
+    return None
 
 
 def sha256_file(path: Path) -> str:
@@ -202,7 +223,7 @@ class Run:
         """
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            file = (self.root / ".lock").open("a+")
+            file = (self.root / LOCK).open("a+")
         except OSError as error:
             raise disk_error(error, self.root) from error
         with file:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 from collections.abc import Callable
@@ -18,7 +17,6 @@ from tuneloop.loop import STAGES, LoopResult
 from tuneloop.rundir import Run
 from tuneloop.types import SPLITS
 
-HAS_REPORT = getattr(importlib.util.find_spec("tuneloop.report"), "origin", None) is not None
 
 TEXTS = {
     "card_lost": ("my card is gone", "someone stole my card", "i cannot find the card", "please block my card"),
@@ -57,11 +55,7 @@ evaluate: {{latency_requests: 2, resamples: 100}}
 
 
 def do(project: Path) -> LoopResult:
-    if HAS_REPORT:
-        return tuneloop.run(project)
-    tuneloop.run(project, until="serve")
-    tuneloop.run(project, until="compare-compressed")
-    return tuneloop.run(project, until="compare")
+    return tuneloop.run(project)
 
 
 @pytest.fixture(scope="module")
@@ -107,12 +101,11 @@ def test_there_is_a_verdict(finished: LoopResult) -> None:
 def test_second_run_reuses_everything(project: Path, finished: LoopResult) -> None:
     before = (finished.run.dir("train") / "bundle/adapter_model.safetensors").stat().st_mtime_ns
     again = do(project)
-    assert set(again.reused) == set(STAGES) if HAS_REPORT else set(again.reused) >= {"data", "train", "compare"}
+    assert again.reused == STAGES
     assert (finished.run.dir("train") / "bundle/adapter_model.safetensors").stat().st_mtime_ns == before
     assert again.verdict == finished.verdict
 
 
-@pytest.mark.skipif(not HAS_REPORT, reason="this checkout has no report room")
 def test_report_stands_alone(finished: LoopResult) -> None:
     assert finished.report is not None
     html = finished.report.read_text(encoding="utf-8")

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import math
 import os
-import shlex
 import sys
 import traceback
-from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from tuneloop import __version__
-from tuneloop.errors import GateFailed, TuneloopError
-from tuneloop.progress import log, set_quiet
+from tuneloop.cli import stages
+from tuneloop.cli.options import Json, RunName, print_json
+from tuneloop.errors import TuneloopError
+from tuneloop.progress import log
 
 EPILOG = (
     "Exit codes: 0 done · 2 configuration · 3 data · 4 model · 5 disk, memory, port · 6 missing extra · 7 serving · "
@@ -32,17 +30,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-PLAN_WORDS = {"reuse": "unchanged, would be reused", "continue": "was interrupted, would go on", "run": "would run"}
-
-Project = Annotated[Path, typer.Argument(help="The project's YAML file.", metavar="PROJECT.yaml")]
-Overrides = Annotated[
-    list[str] | None, typer.Argument(help="Settings to change, e.g. train.learning_rate=2e-5", metavar="[KEY=VALUE]...")
-]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration and the stages; do nothing.")]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout and nothing else.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress lines.")]
-RunName = Annotated[str, typer.Argument(help="A run's folder or its name, or a bundle's folder.", metavar="RUN")]
 
 
 def main() -> None:
@@ -82,130 +69,17 @@ def _root(
     pass
 
 
-def to_json(value: Any) -> Any:
-    """Anything a command returns, as JSON types."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return to_json(asdict(value))
-    if isinstance(value, dict):
-        return {str(k): to_json(v) for k, v in value.items()}
-    if isinstance(value, list | tuple | set):
-        return [to_json(v) for v in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None  # JSON has no NaN
-    return value if isinstance(value, str | int | float | bool | type(None)) else str(value)
-
-
-def print_json(value: Any) -> None:
-    print(json.dumps(to_json(value), ensure_ascii=False, indent=1))
-
-
-def _do(
-    project: Path,
-    overrides: list[str] | None,
-    until: str | None,
-    dry_run: bool,
-    as_json: bool,
-    quiet: bool,
-    *,
-    command: str = "run",
-) -> Any:
-    """Run a project up to a stage; returns the finished loop, or None after a dry run."""
-    from tuneloop.loop import Loop, load_project
-
-    set_quiet(quiet or as_json)
-    loaded = load_project(project, overrides or ())
-    for note in loaded.notes:
-        log(f"note: {note}")
-    loop = Loop(loaded.value, command=shlex.join(["tuneloop", command, str(project), *(overrides or ())]))
-    if not dry_run:
-        return loop.run(until)
-    plan, root = loop.forecast(until), loop.run_folder.root
-    if as_json:
-        print_json({"run": root, "config": loaded.value.model_dump(mode="json"), "plan": plan})
-        return None
-    print(f"# {project} with overrides; nothing was done\n{loaded.value.to_yaml()}")
-    print(f"# run folder: {root}\n# stages: {', '.join(plan)}")
-    for name, what in plan.items():
-        print(f"#   {name:20}{PLAN_WORDS[what]}")
-    return None
-
-
-@app.command(epilog="Example: tuneloop run examples/bank-support/tuneloop.yaml train.epochs=2")
-def run(
-    project: Project,
-    overrides: Overrides = None,
-    dry_run: DryRun = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    gate: Annotated[bool, typer.Option("--gate", help="Exit with 8 unless the verdict is pass.")] = False,
+@app.command(epilog="Example: tuneloop init my-project")
+def init(
+    folder: Annotated[Path, typer.Argument(help="The folder to create.")],
 ) -> None:
-    """Do the whole loop: data, train, evaluate, compress, serve, compare, report. Unchanged stages are reused."""
-    result = _do(project, overrides, None, dry_run, as_json, quiet)
-    if result is None:
-        return
-    if as_json:
-        print_json({"run": result.run.root, "report": result.report, "verdict": result.verdict,
-                    "reused": result.reused, "stages": result.stages})  # fmt: skip
-    else:
-        print("\n" + "\n".join(result.summary))
-    if gate and result.verdict is not None and result.verdict.decision != "pass":
-        raise GateFailed(f"the verdict is {result.verdict.decision}: {result.verdict.reason}", where=str(result.report))
+    """Write a small, commented project to start from."""
+    from tuneloop.cli.init import write
+
+    write(folder)
 
 
-def _stage_command(name: str, until: str, help_text: str) -> None:
-    def command(
-        project: Project,
-        overrides: Overrides = None,
-        dry_run: DryRun = False,
-        as_json: Json = False,
-        quiet: Quiet = False,
-    ) -> None:
-        result = _do(project, overrides, until, dry_run, as_json, quiet, command=name)
-        if result is None:
-            return
-        artifact = result.stages[until]
-        if as_json:
-            print_json(artifact)
-        else:
-            print(f"{until}: {result.run.dir(until).path}" + (" (reused)" if until in result.reused else ""))
-
-    command.__doc__ = help_text
-    app.command(name, epilog=f"Example: tuneloop {name} examples/bank-support/tuneloop.yaml")(command)
-
-
-_stage_command("train", "train", "Train the model on the training split; does or reuses the data stage first.")
-_stage_command("evaluate", "evaluate-tuned", "Measure the tuned model on the held-out split.")
-_stage_command("compress", "compress", "Merge the tuned model, write it as GGUF and check parity.")
-_stage_command("compare", "compare", "Compare tuned and base model on the same questions and judge.")
-
-
-@app.command("data", epilog="Example: tuneloop data examples/bank-support/tuneloop.yaml --explain raw.csv:17")
-def data_command(
-    project: Project,
-    overrides: Overrides = None,
-    dry_run: DryRun = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    explain: Annotated[str | None, typer.Option(help="Show what became of one row: its id or file:line.")] = None,
-) -> None:
-    """Read, clean, redact, deduplicate and split; every row is accounted for."""
-    result = _do(project, overrides, "data", dry_run, as_json, quiet or explain is not None, command="data")
-    if result is None:
-        return
-    folder = result.run.dir("data").path
-    if explain is not None:
-        from tuneloop.cli.trace import show_row
-
-        show_row(folder, explain, as_json=as_json)
-    elif as_json:
-        print_json(result.stages["data"])
-    else:
-        found = result.stages["data"]
-        reasons = ", ".join(f"{n} {why}" for why, n in found.dropped.items())
-        print(
-            f"rows: {found.counts['rows_in']} in = {found.counts['kept']} kept + {found.counts['dropped']} dropped ({reasons})"
-        )
-        print(f"report: {folder / 'report.html'}")
+stages.add_to(app)
 
 
 @app.command(epilog="Example: tuneloop serve bank-support --port 8001")
@@ -285,16 +159,6 @@ def doctor(as_json: Json = False) -> None:
     from tuneloop.cli.doctor import show
 
     show(as_json=as_json)
-
-
-@app.command(epilog="Example: tuneloop init my-project")
-def init(
-    folder: Annotated[Path, typer.Argument(help="The folder to create.")],
-) -> None:
-    """Write a small, commented project to start from."""
-    from tuneloop.cli.init import write
-
-    write(folder)
 
 
 keys_app = typer.Typer(help="API keys of the gateway.", no_args_is_help=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import yaml
 
 from tuneloop.errors import ConfigError
-from tuneloop.rundir import CONFIG, MANIFEST, Run, RunDir
+from tuneloop.rundir import CONFIG, LOCK, MANIFEST, Run, RunDir
 
 BUNDLE_STAGES = ("compress", "train")
 """Where a run's bundle is looked for: the smaller one first."""
@@ -97,7 +98,26 @@ def describe(run: Run) -> dict[str, Any]:
     if comparison.exists():
         verdict = json.loads(comparison.read_text(encoding="utf-8"))["verdict"]["decision"]
     size = sum(f.stat().st_size for f in run.root.rglob("*") if f.is_file())
-    return {"name": run.root.name, "folder": str(run.root), "stages": stages, "verdict": verdict, "bytes": size}
+    if _is_running(run):
+        status = "running"
+    else:
+        status = "complete" if all(s == "complete" for s in stages.values()) else "interrupted"
+    return {"name": run.root.name, "folder": str(run.root), "status": status, "stages": stages, "verdict": verdict,
+            "bytes": size}  # fmt: skip
+
+
+def _is_running(run: Run) -> bool:
+    """Whether a process holds the run's lock."""
+    try:
+        file = (run.root / LOCK).open()
+    except FileNotFoundError:
+        return False
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        return False
 
 
 def show(folder: Path, *, as_json: bool) -> None:
@@ -111,5 +131,6 @@ def show(folder: Path, *, as_json: bool) -> None:
     for row in found:
         done = sum(s == "complete" for s in row["stages"].values())
         open_stages = [n for n, s in row["stages"].items() if s != "complete"]
-        state = f"interrupted in {', '.join(open_stages)}" if open_stages else f"{done} stages done"
-        print(f"{row['name']:24} {state:34} verdict {row['verdict'] or '-':10} {row['bytes'] / 1e6:8.0f} MB")
+        where = f" in {', '.join(open_stages)}" if open_stages else ""
+        state = f"{row['status']}{where}, {done} stage{'s' * (done != 1)} done"
+        print(f"{row['name']:24} {state:44} verdict {row['verdict'] or '-':10} {row['bytes'] / 1e6:8.0f} MB")

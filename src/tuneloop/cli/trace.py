@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from tuneloop import chat, data, models
+from tuneloop.cli.options import print_json
 from tuneloop.cli.runs import find
 from tuneloop.rundir import Run
 from tuneloop.types import SPLITS, Record
@@ -23,8 +24,6 @@ def show(row: str, run_name: str | None, *, as_json: bool) -> None:
     answers = _answers(run, found.id)
     steps = _steps(run, found.id)
     if as_json:
-        from tuneloop.cli.app import print_json
-
         print_json({"row": found, "record": record, "training_steps": steps, "answers": answers})
         return
     console = Console(highlight=False, soft_wrap=True)
@@ -45,8 +44,6 @@ def show_row(folder: Path, row: str, *, as_json: bool = False, console: Console 
     """The data stage's part: raw, each change, fate."""
     found = data.explain(folder, row)
     if as_json:
-        from tuneloop.cli.app import print_json
-
         print_json(found)
         return
     console = console or Console(highlight=False, soft_wrap=True)
@@ -99,10 +96,11 @@ def _answers(run: Run, row_id: str) -> dict[str, dict[str, Any]]:
     for name in ("base", "tuned", "compressed"):
         path = run.dir(f"evaluate-{name}") / "scores.jsonl"
         if path.exists():
-            for line in path.read_text(encoding="utf-8").splitlines():
-                row = json.loads(line)
-                if row["id"] == row_id:
-                    out[name] = row
+            with path.open(encoding="utf-8") as file:  # not splitlines: an answer may hold U+2028
+                rows = (json.loads(line) for line in file)
+                found = next((row for row in rows if row["id"] == row_id), None)
+            if found is not None:
+                out[name] = found
     return out
 
 

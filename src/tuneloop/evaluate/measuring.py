@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     import numpy as np
 
 SCORE_BATCH = 16
-BLOCKS = 20
-"""Throughput is measured in so many consecutive stretches of a session, whose spread gives the interval."""
+WINDOWS = 20
+"""Throughput is counted in so many stretches of a session, whose spread gives the interval."""
+MIN_TOGETHER = 16
+"""With fewer questions asked together, the speed of the questions asked alone is reported instead."""
 
 
 def latency(rows: Sequence[Row]) -> dict[str, Interval]:
@@ -36,29 +38,33 @@ def latency(rows: Sequence[Row]) -> dict[str, Interval]:
 
 def throughput(rows: Sequence[Row], resamples: int, seed: int) -> tuple[Interval | None, str]:
     """Generated tokens a second, and how it was measured."""
-    blocks = _blocks([r for r in rows if r["phase"] == TOGETHER])
-    how = "all questions together"
-    if len(blocks) < 2:
-        blocks = [(len(r["token_ids"]), r["total_s"]) for r in rows if r["phase"] == SINGLE]
+    together = [r for r in rows if r["phase"] == TOGETHER]
+    windows, how = _windows(together), "all questions together"
+    if len(together) < MIN_TOGETHER:
+        windows = [(len(r["token_ids"]), r["total_s"]) for r in rows if r["phase"] == SINGLE]
         how = "one question at a time"
-    if not blocks or not sum(s for _, s in blocks):
+    if not windows or not sum(s for _, s in windows):
         return None, "no answer was timed"
-    table = _array(blocks)
+    table = _array(windows)
     return bootstrap_sums(table, lambda s: s[:, 0] / s[:, 1], resamples=resamples, seed=seed), how
 
 
-def _blocks(rows: Sequence[Row]) -> list[tuple[float, float]]:
-    """(tokens, seconds) of consecutive stretches, at least four answers each; a stretch never spans two sessions."""
+def _windows(rows: Sequence[Row]) -> list[tuple[float, float]]:
+    """(tokens, seconds) of equal stretches of each session. An answer's tokens are spread over the time it took, so that
+    answers which end in the same instant do not look like a burst."""
     out = []
     for session in sorted({r["session"] for r in rows}):
-        here = sorted((r for r in rows if r["session"] == session), key=lambda r: r["arrived_s"])
-        count, before = max(1, min(BLOCKS, len(here) // 4)), 0.0
-        for i in range(count):
-            part = here[i * len(here) // count : (i + 1) * len(here) // count]
-            until = part[-1]["arrived_s"]
-            if until > before:
-                out.append((float(sum(len(r["token_ids"]) for r in part)), until - before))
-            before = until
+        here = [r for r in rows if r["session"] == session]
+        count, end = max(1, min(WINDOWS, len(here) // 4)), max(r["arrived_s"] for r in here)
+        width = end / count
+        tokens = [0.0] * count
+        for r in here:
+            start = max(0.0, r["arrived_s"] - r["total_s"])
+            span = max(r["arrived_s"] - start, 1e-9)
+            for i in range(count):
+                shared = min(r["arrived_s"], (i + 1) * width) - max(start, i * width)
+                tokens[i] += len(r["token_ids"]) * max(0.0, shared) / span
+        out += [(t, width) for t in tokens]
     return out
 
 

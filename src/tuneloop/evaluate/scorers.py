@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from tuneloop.errors import need
@@ -91,7 +92,8 @@ def _macro_f1(task: Task, answers: Sequence[str]) -> Interval:
             row[1, index[given]] = 1
             row[0, index[given]] = given == right
     flat = rows.reshape(len(rows), 3 * len(index))
-    return bootstrap_sums(flat, lambda s: macro_f1(s.reshape(len(s), 3, -1)), resamples=task.resamples, seed=task.seed)
+    drawn = bootstrap_sums(flat, lambda s: macro_f1(s.reshape(len(s), 3, -1)), resamples=task.resamples, seed=task.seed)
+    return _edge(drawn, 1.0)
 
 
 def _rouge(task: Task) -> Scorer:
@@ -135,7 +137,17 @@ def bleu(sums_R10: Array) -> Array:
 
 
 def _bleu4(task: Task, answers: Sequence[str]) -> Interval:
-    return bootstrap_sums(_bleu_counts(task, answers), bleu, resamples=task.resamples, seed=task.seed)
+    drawn = bootstrap_sums(_bleu_counts(task, answers), bleu, resamples=task.resamples, seed=task.seed)
+    return _edge(drawn, 100.0)
+
+
+def _edge(drawn: Interval, top: float) -> Interval:
+    """All right or all wrong resamples to itself: then the width that Wilson gives n of n, or 0 of n, stands in."""
+    if drawn.high <= 0.0:
+        return replace(drawn, high=top * wilson(0, drawn.n).high, method="wilson")
+    if drawn.low >= top * (1 - 1e-9):
+        return replace(drawn, low=top * wilson(drawn.n, drawn.n).low, method="wilson")
+    return drawn
 
 
 def _no_four_grams(task: Task) -> str | None:

@@ -104,16 +104,18 @@ class Loop:
 
     def planned(self, until: str | None = None) -> list[str]:
         """The stages that would run, in order."""
-        off = set()
+        off: dict[str, str] = {}
         if self.config.compress is None:
-            off |= {"compress", "evaluate-compressed", "compare-compressed"}
+            off |= dict.fromkeys(("compress", "evaluate-compressed", "compare-compressed"), "compress")
         if self.config.serve is None:
-            off.add("serve")
+            off["serve"] = "serve"
         if until is None:
             return [s for s in STAGES if s not in off]
         if until in off:
             raise ConfigError(
-                f"the stage {until!r} is switched off", hint=f"give the section {until.split('-')[0]}: in the YAML"
+                f"the stage {until!r} is switched off ({off[until]}: null)",
+                where=off[until],
+                hint=f"give the section {off[until]}: in the YAML, or {off[until]}={{}} on the command line",
             )
         wanted: set[str] = set()
         todo = [until]
@@ -298,5 +300,6 @@ def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
     import json
 
     if path.exists():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            yield json.loads(line)
+        with path.open(encoding="utf-8") as file:  # not splitlines: an answer may hold U+2028
+            for line in file:
+                yield json.loads(line)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -13,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from tuneloop.config import hash_json
-from tuneloop.errors import ModelError, ResourceError
-from tuneloop.rundir import disk_error, fsync_folder, sha256_file
+from tuneloop.errors import ModelError
+from tuneloop.rundir import disk_error_in, fsync_folder, sha256_file
 
 MANIFEST = "tuneloop.json"
 _SAMPLE_BYTES = 1 << 20
@@ -63,21 +62,11 @@ def staging(path: Path) -> Iterator[Path]:
         temporary.rename(path)
         fsync_folder(path.parent)
     except Exception as error:
-        if explained := _as_disk_error(error, path):
+        if explained := disk_error_in(error, path):
             raise explained from error
         raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _as_disk_error(error: Exception, path: Path) -> ResourceError | None:
-    """A full disk or a forbidden folder in two lines, also where safetensors' Rust code met it."""
-    here = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
-    if isinstance(error, OSError) and error.errno in here:
-        return disk_error(error, path)
-    if f"os error {errno.ENOSPC}" in str(error):
-        return disk_error(OSError(errno.ENOSPC, "No space left on device"), path)
-    return None
 
 
 def folder_name(path: Path) -> str:

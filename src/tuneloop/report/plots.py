@@ -60,13 +60,11 @@ def loss_curve(curve: Sequence[Facts]) -> Html | None:
     return draw(3.1, paint, alt="Line chart of training and validation loss", caption=caption)
 
 
-def _smooth(values: Sequence[float], weight: float = 0.9) -> list[float]:
-    """Exponential moving average without the pull of its start (Kingma & Ba, 2015, section 3)."""
-    out, mean = [], 0.0
-    for i, value in enumerate(values, 1):
-        mean = weight * mean + (1 - weight) * value
-        out.append(mean / (1 - weight**i))
-    return out
+def _smooth(values: Sequence[float]) -> list[float]:
+    """Mean over a window around each step: it does not lag behind as an exponential average does."""
+    half = max(2, len(values) // 40)
+    windows = (values[max(0, i - half) : i + half + 1] for i in range(len(values)))
+    return [sum(w) / len(w) for w in windows]
 
 
 def forest(evaluations: Mapping[str, Facts]) -> Html | None:

@@ -43,6 +43,11 @@ def box(comparison: Facts, facts: Gathered) -> Html:
     parts = [_counts(pair, metric, b, c), _difference(comparison, pair, metric), _gate(comparison)]
     if metric == "accuracy" and comparison["question"] == "better":
         parts.append(_wording(facts, comparison))
+    parity = (facts.stage("compress") or {}).get("parity")
+    if comparison["question"] == "not worse" and parity and not parity["ok"]:
+        parts.append(
+            f"Its parity with the trained model is broken ({parity['reason']}), so it is not served all the same."
+        )
     body = "".join(f"<p>{page.text(p)}</p>" for p in parts if p)
     return Html(
         f'<div class="verdict {decision}"><b>{decision}</b> — <strong>{page.text(headline)}</strong>'
@@ -89,13 +94,16 @@ def _gate(comparison: Facts) -> str:
 
 def _wording(facts: Gathered, comparison: Facts) -> str:
     """How much of the gain is only that the model learned to answer in the expected words."""
-    base = (facts.evaluation(comparison["baseline"]) or {}).get("metrics", {}).get("accuracy_lenient")
+    asked = facts.evaluation(comparison["baseline"]) or {}
+    base = asked.get("metrics", {}).get("accuracy_lenient")
     tuned = (facts.evaluation(comparison["candidate"]) or {}).get("metrics", {}).get("accuracy_lenient")
     if not base or not tuned:
         return ""
+    cut, budget = asked["facts"]["cut"], asked["facts"]["max_new_tokens"]
+    short = f" Of the first, {cut:,} answers were cut at {budget} tokens, before they may have named it." if cut else ""
     return (
         "An answer counts as right only word for word. Counting every answer that names the right class, and no other, "
-        f"anywhere in it: {words.percent(base['value'])} before, {words.percent(tuned['value'])} after."
+        f"anywhere in it: {words.percent(base['value'])} before, {words.percent(tuned['value'])} after.{short}"
     )
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from tuneloop.progress import log
-from tuneloop.rundir import disk_error, fsync_folder, sha256_file, write_atomic
+from tuneloop.rundir import disk_error_in, fsync_folder, sha256_file, write_atomic
 
 STATE, WEIGHTS, OPTIMIZER = "state.json", "weights.safetensors", "optimizer.pt"
 
@@ -51,12 +51,10 @@ def save(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, posit
         shutil.rmtree(final, ignore_errors=True)
         temporary.rename(final)
         fsync_folder(folder)
-    except (OSError, RuntimeError) as error:  # torch and safetensors wrap a full disk in their own errors
+    except Exception as error:  # torch and safetensors wrap a full disk in errors of their own
         shutil.rmtree(temporary, ignore_errors=True)
-        if isinstance(error, OSError):
-            raise disk_error(error, final) from error
-        if shutil.disk_usage(folder).free < 64 << 20:
-            raise disk_error(OSError(28, "No space left on device"), final) from error
+        if explained := disk_error_in(error, final):
+            raise explained from error
         raise
     for old in sorted(folder.glob("step-*"))[:-keep]:
         shutil.rmtree(old, ignore_errors=True)

@@ -27,7 +27,7 @@ def test_latency_is_the_median_of_the_questions_asked_alone() -> None:
 
 def test_throughput_counts_tokens_over_wall_time() -> None:
     """40 answers of 10 tokens, one every 0.1 s: 100 tokens/s, in every stretch."""
-    rows = [row("together", 5.0, arrived_s=0.1 * (i + 1)) for i in range(40)]
+    rows = [row("together", 0.1, arrived_s=0.1 * (i + 1)) for i in range(40)]
     speed, how = measuring.throughput(rows, 200, 0)
     assert speed is not None
     assert (speed.value, speed.low, speed.high) == pytest.approx((100, 100, 100))
@@ -35,10 +35,18 @@ def test_throughput_counts_tokens_over_wall_time() -> None:
 
 
 def test_the_pause_between_two_sessions_is_not_counted() -> None:
-    rows = [row("together", 1.0, arrived_s=0.1 * (i + 1), session=s) for s in (1, 9999) for i in range(8)]
+    rows = [row("together", 0.1, arrived_s=0.1 * (i + 1), session=s) for s in (1, 9999) for i in range(8)]
     speed, _ = measuring.throughput(rows, 200, 0)
     assert speed is not None
     assert speed.value == pytest.approx(100)
+
+
+def test_answers_that_end_together_are_no_burst() -> None:
+    """Waves of 8 answers of 10 tokens, each wave 1 s: 80 tokens/s in every stretch, though they arrive at once."""
+    rows = [row("together", 1.0, arrived_s=float(i // 8 + 1)) for i in range(40)]
+    speed, _ = measuring.throughput(rows, 200, 0)
+    assert speed is not None
+    assert (speed.value, speed.low, speed.high) == pytest.approx((80, 80, 80))
 
 
 def test_few_questions_are_timed_one_by_one() -> None:

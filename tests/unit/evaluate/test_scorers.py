@@ -29,6 +29,17 @@ def test_macro_f1_agrees_with_the_example_of_scikit_learn() -> None:
     assert interval.low <= interval.value <= interval.high
 
 
+@pytest.mark.parametrize("name", ["macro_f1", "bleu4"])
+def test_all_right_or_all_wrong_is_not_certain(name: str) -> None:
+    """Resampling 12 right answers gives 12 right answers; Wilson's 12 of 12 begins at 0.757, 0 of 12 ends at 0.243."""
+    t = task([(s, s) for s in SENTENCES * 4])
+    top = 100.0 if name == "bleu4" else 1.0
+    right = BUILT_IN[name].total(t, [r.answer for r in t.records])  # type: ignore[misc]
+    wrong = BUILT_IN[name].total(t, ["?"] * 12)  # type: ignore[misc]
+    assert (right.low, right.high) == pytest.approx((0.7575 * top, top), rel=1e-3)
+    assert (wrong.low, wrong.high) == pytest.approx((0.0, 0.2425 * top), rel=1e-3)
+
+
 def test_per_class_agrees_with_the_example_of_scikit_learn() -> None:
     """classification_report's documentation: y_true 0 1 2 2 2, y_pred 0 0 2 2 1 -> precision .5 0 1, recall 1 0 .67,
     F1 .67 0 .80, support 1 1 3."""

@@ -208,3 +208,13 @@ def test_the_summary_is_a_dozen_lines_and_ends_with_what_to_type(run: Run, engli
 
 def test_every_id_that_the_summary_offers_exists(run: Run) -> None:
     assert report.summary(run)[-1].split()[-1] in gather(run).prompts
+
+
+def test_broken_parity_is_said_in_the_verdict(make_run: MakeRun) -> None:
+    run = make_run()
+    found = gather(run).stages["compress"]
+    broken = {**found["parity"], "ok": False, "reason": "mean KL 0.2 > 0.01"}
+    put(run.dir("compress").path, "compress.json", {**found, "parity": broken})
+    _, page = shown(run)
+    assert "Its parity with the trained model is broken (mean KL 0.2 > 0.01)" in page.text
+    assert "Parity is broken; such a bundle is not served" in page.text
