@@ -17,7 +17,6 @@ from tuneloop.loop import STAGES, LoopResult
 from tuneloop.rundir import Run
 from tuneloop.types import SPLITS
 
-
 TEXTS = {
     "card_lost": ("my card is gone", "someone stole my card", "i cannot find the card", "please block my card"),
     "fee_question": ("what is this fee", "why was i charged", "explain the monthly cost", "fee for a transfer abroad"),

@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     import torch
 
 
+TOGETHER = 16
+"""Sequences of one pass; their answers' logits are in memory at once."""
+
+
 @dataclass(frozen=True, slots=True)
 class Parity:
     """Comparison over ``positions`` next-token distributions of ``prompts`` prompts.
@@ -53,11 +57,11 @@ def compare(
     kl: list[torch.Tensor] = []
     same = 0
     nll = [0.0, 0.0]
+    parts = [sequences[i : i + TOGETHER] for i in range(0, len(sequences), TOGETHER)]
     with torch.inference_mode():
-        for ids, first in track(sequences, "comparing distributions", unit="prompts"):
-            row = torch.tensor([ids], device=before.device)
-            target = row[0, first:]
-            p, q = (m(row, use_cache=False).logits[0, first - 1 : -1].float().log_softmax(-1) for m in (before, after))
+        for part in track(parts, "comparing distributions", unit="batches"):
+            target = torch.tensor([t for ids, first in part for t in ids[first:]], device=before.device)
+            p, q = (_log_probabilities(m, part) for m in (before, after))
             kl.append((p.exp() * (p - q)).sum(-1))
             same += int((p.argmax(-1) == q.argmax(-1)).sum())
             for i, logp in enumerate((p, q)):
@@ -75,3 +79,19 @@ def compare(
         perplexity_before=float(torch.tensor(nll[0] / n).exp()),
         perplexity_after=float(torch.tensor(nll[1] / n).exp()),
     )
+
+
+def _log_probabilities(model: Any, sequences: Sequence[tuple[tuple[int, ...], int]]) -> torch.Tensor:
+    """Next-token log-probabilities (N x V, float32) where the answers are predicted; common beginnings run once."""
+    import torch
+
+    from tuneloop.models import ATTENTION, Forest, hidden_states, layout, register
+
+    register()
+    model.set_attn_implementation(ATTENTION)
+    forest = Forest.grow([ids for ids, _ in sequences])
+    at = [i for (_, first), places in zip(sequences, forest.places, strict=True) for i in places[first - 1 : -1]]
+    row = torch.tensor([forest.tokens], device=model.device)
+    hidden_TC = hidden_states(model, row, layout(forest.nodes).to(model.device, model.dtype))[0]
+    logits_NV = model.lm_head(hidden_TC[torch.tensor(at, device=model.device)])
+    return logits_NV.float().log_softmax(-1)  # type: ignore[no-any-return]

@@ -15,14 +15,13 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 from tuneloop import chat, compare, compress, data, engines, evaluate, models, report, serve, train
 from tuneloop.compress import CompressConfig
-from tuneloop.config import Config
+from tuneloop.config import Config, hash_json
 from tuneloop.errors import ConfigError, ModelError
 from tuneloop.loop.config import ProjectConfig, load_project
 from tuneloop.loop.guard import explained, free_memory, interruptible, without_fetching
 from tuneloop.progress import duration, log
 from tuneloop.rundir import Run, RunDir
 from tuneloop.serve import ServeConfig
-from tuneloop.train import TrainConfig
 from tuneloop.types import Verdict
 
 R = TypeVar("R")
@@ -193,17 +192,18 @@ class Loop:
 
     def _train(self) -> _Plan[train.TrainResult]:
         config, records, base = self.config.train, self._records, self._base()
-        work = partial(_train_work, config, base, records, self.config.seed)
-        return (
-            config,
-            self._inputs("data", model=models.fingerprint(base), seed=str(self.config.seed)),
-            work,
-            train.load,
-        )
+        model, seed = self.config.model, self.config.seed
+
+        def work(out: RunDir) -> train.TrainResult:
+            return train.run(
+                config, base, records, out, seed=seed, dtype=model.dtype, chat_template=model.chat_template
+            )
+
+        return config, self._inputs("data", model=self._model_hash(), seed=str(seed)), work, train.load
 
     def _evaluate_base(self) -> _Plan[evaluate.Evaluation]:
         base = self._base()
-        return self._evaluation("base", lambda: models.open_bundle(base), model=models.fingerprint(base))
+        return self._evaluation("base", lambda: models.open_bundle(base), model=self._model_hash())
 
     def _evaluate_tuned(self) -> _Plan[evaluate.Evaluation]:
         return self._evaluation("tuned", lambda: self.done["train"].bundle, train=self._fingerprint("train"))
@@ -215,10 +215,11 @@ class Loop:
 
     def _evaluation(self, label: str, bundle: Callable[[], models.Bundle], **inputs: str) -> _Plan[evaluate.Evaluation]:
         config, engine_config, records = self.config.evaluate, self.config.engine, self._records
+        template = self.config.model.chat_template
 
         def work(out: RunDir) -> evaluate.Evaluation:
             subject = evaluate.Subject(bundle(), label)
-            talk = chat.Chat(models.load_tokenizer(subject.bundle))  # type: ignore[arg-type]
+            talk = chat.Chat(models.load_tokenizer(subject.bundle), template=template)  # type: ignore[arg-type]
             engine = engines.create(engine_config, subject.bundle)  # type: ignore[arg-type]
             try:
                 return evaluate.run(config, subject, records, engine, talk, out)
@@ -279,6 +280,11 @@ class Loop:
             self._model = models.resolve(self.config.model)
         return self._model
 
+    def _model_hash(self) -> str:
+        """The base model and how it is loaded."""
+        model = self.config.model
+        return hash_json([models.fingerprint(self._base()), model.dtype, model.chat_template])
+
     def _folder(self, stage: str) -> RunDir:
         return self._folders.get(stage) or self.run_folder.dir(stage)
 
@@ -290,10 +296,6 @@ class Loop:
 
 
 _Plan = tuple[Config, dict[str, str], Callable[[RunDir], R], Callable[[RunDir], R]]
-
-
-def _train_work(config: TrainConfig, base: Path, records: Path, seed: int, out: RunDir) -> train.TrainResult:
-    return train.run(config, base, records, out, seed=seed)
 
 
 def _json_lines(path: Path) -> Iterator[dict[str, Any]]:

@@ -23,7 +23,7 @@ def summary_lines(facts: Gathered, root: Path) -> list[str]:
     if (root / "report.html").exists():
         out.append(f"{'report':<10}{root / 'report.html'}")
     one = next(iter((facts.stage("compare") or {}).get("lost", ())), None) or next(iter(facts.prompts), "ID")
-    commands = [f"tuneloop chat {root}", f"tuneloop serve {root}", f"tuneloop trace {one}"]
+    commands = [f"tuneloop chat {root}", f"tuneloop serve {root}", f"tuneloop trace {one} --run {root}"]
     return out + [f"{'next' if i == 0 else '':<10}{c}" for i, c in enumerate(commands)]
 
 

@@ -51,8 +51,26 @@ class TrainResult:
     peak_memory_bytes: int
 
 
-def run(config: TrainConfig, model_folder: Path, records_folder: Path, out: RunDir, *, seed: int = 0) -> TrainResult:
+def run(
+    config: TrainConfig,
+    model_folder: Path,
+    records_folder: Path,
+    out: RunDir,
+    *,
+    seed: int = 0,
+    dtype: str = "auto",
+    chat_template: str | None = None,
+) -> TrainResult:
     """Train on ``train.jsonl``, watch ``validation.jsonl``, write a bundle.
+
+    Args:
+        config: Method, batch, schedule.
+        model_folder: The model to start from.
+        records_folder: The folder of the data stage.
+        out: Where checkpoints, metrics and the bundle go; checkpoints that are there are continued.
+        seed: Of the adapters' start and the batch plan.
+        dtype: Of the weights; see ``tuneloop.models.load_model``.
+        chat_template: For a tokenizer that has none; see ``tuneloop.chat.Chat``.
 
     Raises:
         DataError: No usable training row.
@@ -66,7 +84,7 @@ def run(config: TrainConfig, model_folder: Path, records_folder: Path, out: RunD
 
     torch.manual_seed(seed)
     tokenizer = load_tokenizer(model_folder)
-    chat = Chat(tokenizer)
+    chat = Chat(tokenizer, template=chat_template)
     examples, left_out = tokenise(chat, records_folder, "train", config.max_length_tokens)
     validation, _ = tokenise(chat, records_folder, "validation", config.max_length_tokens)
     if not examples:
@@ -78,7 +96,7 @@ def run(config: TrainConfig, model_folder: Path, records_folder: Path, out: RunD
         )
     plan = _plan(examples, config, seed, out)
     log(f"  {len(examples):,} rows, {sum(len(e.input_ids) for e in examples):,} tokens, {len(plan.steps)} steps")
-    model = METHODS[config.method](load_model(model_folder), config)
+    model = METHODS[config.method](load_model(model_folder, dtype=dtype), config)
     objective = sft(
         model,
         padding_free=config.padding_free,
