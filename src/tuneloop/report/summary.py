@@ -22,7 +22,8 @@ def summary_lines(facts: Gathered, root: Path) -> list[str]:
         out.append(f"{'not run':<10}{', '.join(facts.missing)}")
     if (root / "report.html").exists():
         out.append(f"{'report':<10}{root / 'report.html'}")
-    one = next(iter((facts.stage("compare") or {}).get("lost", ())), None) or next(iter(facts.prompts), "ID")
+    compared = facts.stage("compare") or {}
+    one = next(iter([*compared.get("lost", ()), *compared.get("won", ()), *facts.prompts]), "ID")
     commands = [f"tuneloop chat {root}", f"tuneloop serve {root}", f"tuneloop trace {one} --run {root}"]
     return out + [f"{'next' if i == 0 else '':<10}{c}" for i, c in enumerate(commands)]
 
