@@ -203,11 +203,13 @@ def test_the_summary_is_a_dozen_lines_and_ends_with_what_to_type(run: Run, engli
     assert "538 MB float32, 269 MB 16 bit → 145 MB q8_0" in text
     assert "parity    ok: same token ids" in text
     assert f"report    {run.root / 'report.html'}" in text
-    assert [line.split()[-2] for line in lines[-3:]] == ["chat", "serve", "trace"]
+    assert [line.split("tuneloop ")[1].split()[0] for line in lines[-3:]] == ["chat", "serve", "trace"]
 
 
 def test_every_id_that_the_summary_offers_exists(run: Run) -> None:
-    assert report.summary(run)[-1].split()[-1] in gather(run).prompts
+    offered, _, where = report.summary(run)[-1].split("tuneloop trace ")[1].partition(" --run ")
+    assert offered in gather(run).prompts
+    assert where == str(run.root)
 
 
 def test_broken_parity_is_said_in_the_verdict(make_run: MakeRun) -> None:
