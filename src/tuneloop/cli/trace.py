@@ -13,7 +13,7 @@ from tuneloop import chat, data, models
 from tuneloop.cli.options import print_json
 from tuneloop.cli.runs import find
 from tuneloop.rundir import Run
-from tuneloop.types import SPLITS, Record
+from tuneloop.types import SPLITS, Dropped, Record
 
 
 def show(row: str, run_name: str | None, *, as_json: bool) -> None:
@@ -70,7 +70,11 @@ def _show_tokens(run: Run, record: Record, console: Console) -> None:
     if not bundle.exists():
         return
     talk = chat.Chat(models.load_tokenizer(bundle))
-    for example in talk.examples(record):
+    lost: list[Dropped] = []
+    examples = talk.examples(record, dropped=lost)
+    for row in lost:
+        console.print(Text("not learned ", style="bold") + Text(row.reason))
+    for example in examples:
         console.print(
             Text("tokens   ", style="bold") + Text(f"{len(example.input_ids)}, learned: {example.label_tokens}")
         )

@@ -13,11 +13,11 @@ from tuneloop.chat import Chat
 from tuneloop.compress.config import CompressConfig
 from tuneloop.compress.parity import Parity, compare
 from tuneloop.data import read_records
-from tuneloop.errors import need
+from tuneloop.errors import DataError, need
 from tuneloop.models import Bundle, load_model, load_tokenizer, open_bundle, seal, staging
 from tuneloop.progress import log
 from tuneloop.rundir import RunDir, read_json
-from tuneloop.types import Record
+from tuneloop.types import Dropped, Record
 
 BUNDLE, RESULT = "bundle", "compress.json"
 
@@ -84,7 +84,14 @@ def check(config: CompressConfig, model: Any, tokenizer: Any, compressed: Bundle
     """Parity of a compressed bundle against the model it was made from."""
     chat = Chat(tokenizer)
     records = _spread(read_records(records_folder, "test"), config.parity_prompts)
-    sequences = [(e.input_ids, e.loss_mask.index(True)) for r in records for e in chat.examples(r) if e.label_tokens]
+    lost: list[Dropped] = []
+    sequences = [(e.input_ids, e.loss_mask.index(True)) for r in records for e in chat.examples(r, dropped=lost)]
+    if lost:
+        log(f"  {len(lost)} answers cannot be compared, e.g. {lost[0].id}: {lost[0].reason}")
+    if not sequences:
+        raise DataError(
+            "no answer of the test split can be compared", where=str(records_folder), hint="see report.html there"
+        )
     theirs = Chat(load_tokenizer(compressed))
     equal = _same_vocabulary(tokenizer, compressed) and all(
         chat.prompt_ids(r.prompt) == theirs.prompt_ids(r.prompt) for r in records

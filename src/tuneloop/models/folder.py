@@ -13,7 +13,7 @@ from typing import Any
 
 from tuneloop.config import hash_json
 from tuneloop.errors import ModelError
-from tuneloop.rundir import disk_error_in, fsync_folder, sha256_file
+from tuneloop.rundir import disk_error_in, fsync_path, sha256_file
 
 MANIFEST = "tuneloop.json"
 _SAMPLE_BYTES = 1 << 20
@@ -60,7 +60,7 @@ def staging(path: Path) -> Iterator[Path]:
         if path.exists():
             shutil.rmtree(path)
         temporary.rename(path)
-        fsync_folder(path.parent)
+        fsync_path(path.parent)
     except Exception as error:
         if explained := disk_error_in(error, path):
             raise explained from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ import torch
 from torch import nn
 
 from tuneloop.progress import log
-from tuneloop.rundir import disk_error_in, fsync_folder, sha256_file, write_atomic
+from tuneloop.rundir import disk_error_in, fsync_path, sha256_file, write_atomic
 
 STATE, WEIGHTS, OPTIMIZER = "state.json", "weights.safetensors", "optimizer.pt"
 
@@ -50,7 +49,7 @@ def save(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, posit
         write_atomic(temporary / STATE, json.dumps(state))
         shutil.rmtree(final, ignore_errors=True)
         temporary.rename(final)
-        fsync_folder(folder)
+        fsync_path(folder)
     except Exception as error:  # torch and safetensors wrap a full disk in errors of their own
         shutil.rmtree(temporary, ignore_errors=True)
         if explained := disk_error_in(error, final):
@@ -62,11 +61,8 @@ def save(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, posit
 
 
 def _sync(file: Path) -> str:
-    handle = os.open(file, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    """Put a file on the disk; returns its SHA-256."""
+    fsync_path(file)
     return sha256_file(file)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import signal
 import threading
@@ -176,8 +177,6 @@ def _not_finite(loss: float, rows: Sequence[Sequence[Example]], step: int, out: 
 def _cut_metrics(out: RunDir, step: int) -> dict[str, Any]:
     """Drop lines written after the checkpoint that the run continues from; return the last values before it."""
     kept = [line for line in out.metrics() if line["step"] <= step]
-    import json
-
     write_atomic(out / METRICS, "".join(json.dumps(line) + "\n" for line in kept))
     return {k: v for line in kept for k, v in line.items()}
 

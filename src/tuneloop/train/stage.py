@@ -25,7 +25,7 @@ from tuneloop.models import (
 from tuneloop.progress import log, track
 from tuneloop.rundir import RunDir, read_json, write_atomic
 from tuneloop.train.config import TrainConfig
-from tuneloop.types import Example, Split
+from tuneloop.types import Dropped, Example, Split
 
 if TYPE_CHECKING:
     from tuneloop.train.loop import Fitted
@@ -128,17 +128,17 @@ def load(out: RunDir) -> TrainResult:
 
 
 def tokenise(chat: Chat, records_folder: Path, split: Split, max_length: int) -> tuple[list[Example], Counter[str]]:
-    """Examples of a split, and why rows were left out (too long, nothing to learn)."""
+    """Examples of a split, and why rows were left out (too long, or what ``Chat.examples`` could not encode)."""
     kept: list[Example] = []
+    lost: list[Dropped] = []
     left_out: Counter[str] = Counter()
     for record in track(read_records(records_folder, split), f"tokenising {split}", unit="rows"):
-        for example in chat.examples(record):
-            if example.label_tokens == 0:
-                left_out["no token to learn"] += 1
-            elif len(example.input_ids) > max_length:
+        for example in chat.examples(record, dropped=lost):
+            if len(example.input_ids) > max_length:
                 left_out[f"longer than {max_length} tokens"] += 1
             else:
                 kept.append(example)
+    left_out.update(row.reason for row in lost)
     for why, n in left_out.items():
         log(f"  {split}: {n} rows left out: {why}")
     return kept, left_out
