@@ -21,12 +21,51 @@ Decision = Literal["pass", "fail", "undecided"]
 
 
 @dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A function the assistant calls; ``arguments`` is a JSON object as text, as in OpenAI's messages."""
+
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
+class Media:
+    """An image or a sound inside a message; ``source`` is a path or a ``data:`` URL."""
+
+    kind: Literal["image", "audio"]
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
     """One turn. ``reasoning`` is what a reasoning model thinks before ``content``."""
 
     role: Role
     content: str
     reasoning: str | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
+    media: tuple[Media, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Only what is set, so that plain messages stay plain."""
+        row: dict[str, Any] = {"role": self.role, "content": self.content}
+        if self.reasoning is not None:
+            row["reasoning"] = self.reasoning
+        if self.tool_calls:
+            row["tool_calls"] = [{"name": c.name, "arguments": c.arguments} for c in self.tool_calls]
+        if self.media:
+            row["media"] = [{"kind": m.kind, "source": m.source} for m in self.media]
+        return row
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> Message:
+        return cls(
+            row["role"],
+            row["content"],
+            row.get("reasoning"),
+            tuple(ToolCall(c["name"], c["arguments"]) for c in row.get("tool_calls") or ()),
+            tuple(Media(m["kind"], m["source"]) for m in row.get("media") or ()),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +74,8 @@ class Record:
 
     ``id`` is a stable hash of content and origin; ``origin`` is ``file:line`` of the first physical line;
     ``parents`` names the records a derived row was made from; ``label`` is the class for classification tasks.
+    ``rejected`` is the worse answer of a preference pair (the better one ends ``messages``); ``desirable`` is the verdict
+    of a KTO row; ``tools`` is a JSON array of function schemas; ``fields`` keeps columns that the project asked for.
     """
 
     id: str
@@ -42,6 +83,10 @@ class Record:
     label: str | None = None
     origin: str = ""
     parents: tuple[str, ...] = ()
+    rejected: tuple[Message, ...] = ()
+    desirable: bool | None = None
+    tools: str | None = None
+    fields: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def answer(self) -> str:
@@ -55,19 +100,35 @@ class Record:
         return self.messages[:last]
 
     def to_json(self) -> dict[str, Any]:
-        row = asdict(self)
-        row["messages"] = [{k: v for k, v in m.items() if v is not None} for m in row["messages"]]
-        row["parents"] = list(self.parents)
+        row: dict[str, Any] = {
+            "id": self.id,
+            "messages": [m.to_json() for m in self.messages],
+            "label": self.label,
+            "origin": self.origin,
+            "parents": list(self.parents),
+        }
+        if self.rejected:
+            row["rejected"] = [m.to_json() for m in self.rejected]
+        if self.desirable is not None:
+            row["desirable"] = self.desirable
+        if self.tools is not None:
+            row["tools"] = self.tools
+        if self.fields:
+            row["fields"] = dict(self.fields)
         return row
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> Record:
         return cls(
             id=row["id"],
-            messages=tuple(Message(m["role"], m["content"], m.get("reasoning")) for m in row["messages"]),
+            messages=tuple(map(Message.from_json, row["messages"])),
             label=row.get("label"),
             origin=row.get("origin") or "",
             parents=tuple(row.get("parents") or ()),
+            rejected=tuple(map(Message.from_json, row.get("rejected") or ())),
+            desirable=row.get("desirable"),
+            tools=row.get("tools"),
+            fields=dict(row.get("fields") or {}),
         )
 
 

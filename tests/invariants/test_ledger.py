@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tuneloop.data import DataConfig, read_records, run
-from tuneloop.data.encoding import decode
+from tuneloop.data.readers.encoding import decode
 from tuneloop.errors import DataError
 from tuneloop.progress import set_quiet
 from tuneloop.rundir import RunDir

@@ -79,4 +79,4 @@ class Names:
 
     def sample(self, column: str) -> Any:
         """The first value of a column that is neither null nor empty."""
-        return next((v for r in self.file.rows if (v := r.fields.get(column)) not in (None, "", [])), None)
+        return next((v for r in self.file.head if (v := r.fields.get(column)) not in (None, "", [])), None)

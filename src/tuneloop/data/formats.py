@@ -9,7 +9,7 @@ from typing import Any
 
 from tuneloop.data.columns import LABELS, PAIR_LABELS, PAIRS, PLAIN, TEXTS, TITLES, Names
 from tuneloop.data.config import DataConfig
-from tuneloop.data.encoding import replace_surrogates
+from tuneloop.data.readers.encoding import replace_surrogates
 from tuneloop.data.rows import RawFile, RawRow
 from tuneloop.errors import DataError
 

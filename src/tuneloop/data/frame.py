@@ -2,8 +2,14 @@
 
 id, origin, line, raw           where the row comes from; ``origin`` is ``file:line``
 source, pinned                  index of the source; the split its source prescribes (or null)
-messages                        list of {role, content, reasoning}; a classification row has no assistant turn
+messages                        list of {role, content, reasoning, tool_calls, media}; a classification row has no assistant turn;
+                                the worse answer of a preference pair stands last, with the role ``rejected``;
+                                tool_calls and media are JSON arrays as text (see types.ToolCall, types.Media), or null
 label                           its class, or null
+desirable                       verdict of a KTO row, or null
+tools                           JSON array of function schemas as text, or null
+fields                          JSON object as text of the columns that the project keeps (strata, groups, entities), or null
+parents                         ids of the rows a derived row was made from
 dropped_step, dropped_reason    null while the row is alive; a reason reads ``category: detail``
 partner                         id of the row that a duplicate or a leak duplicates
 group                           rows of one group go into the same split
@@ -18,7 +24,9 @@ from typing import Any
 
 import polars as pl
 
-TURN = pl.Struct({"role": pl.String, "content": pl.String, "reasoning": pl.String})
+TURN = pl.Struct(dict.fromkeys(("role", "content", "reasoning", "tool_calls", "media"), pl.String()))
+REJECTED = "rejected"
+"""The role of a preference pair's worse answer, inside a frame only: steps clean it like any other turn."""
 CHANGE = pl.Struct({"step": pl.String, "message": pl.Int32, "before": pl.String, "after": pl.String})
 SPAN = pl.Struct({"message": pl.Int32, "type": pl.String, "start": pl.Int32, "end": pl.Int32})
 SCHEMA: Mapping[str, Any] = {
@@ -30,6 +38,10 @@ SCHEMA: Mapping[str, Any] = {
     "pinned": pl.String,
     "messages": pl.List(TURN),
     "label": pl.String,
+    "desirable": pl.Boolean,
+    "tools": pl.String,
+    "fields": pl.String,
+    "parents": pl.List(pl.String),
     "dropped_step": pl.String,
     "dropped_reason": pl.String,
     "partner": pl.String,
@@ -37,6 +49,8 @@ SCHEMA: Mapping[str, Any] = {
     "history": pl.List(CHANGE),
     "redactions": pl.List(SPAN),
 }
+VERDICTS: Mapping[str, Any] = {"at": pl.Int64, "reason": pl.String, "partner": pl.String, "group": pl.String}
+"""What a whole-data step decides about the row at position ``at``: a reason drops it; a group keeps rows together."""
 REASONING = -1
 """``message`` of a change in the reasoning of message k is ``-1 - k``."""
 
@@ -98,8 +112,19 @@ def drop(
     )
 
 
+def settle(frame: pl.DataFrame, step: str, verdicts: pl.DataFrame) -> pl.DataFrame:
+    """Write a whole-data step's verdicts (``VERDICTS``, ``at`` counted in this frame) into the rows."""
+    judged = (
+        frame.select(at=pl.int_range(pl.len(), dtype=pl.Int64))
+        .join(verdicts, on="at", how="left", maintain_order="left")
+        .rename({"group": "new_group"})
+    )
+    grouped = frame.with_columns(group=pl.coalesce(judged["new_group"], frame["group"]))
+    return drop(grouped, step, judged["reason"], judged["partner"])
+
+
 def turns(frame: pl.DataFrame) -> pl.DataFrame:
-    """One row a turn: row (index into the frame), message (index into the conversation), role, content, reasoning."""
+    """One row a turn: row (index into the frame), message (index into the conversation), and the fields of ``TURN``."""
     return (
         frame.select(pl.int_range(pl.len(), dtype=pl.Int64).alias("row"), "messages")
         .filter(pl.col("messages").list.len() > 0)
@@ -146,8 +171,9 @@ def _with_changes(frame: pl.DataFrame, step: str, after: pl.DataFrame) -> pl.Dat
         .group_by("row", maintain_order=True)
         .agg(new_history=pl.struct("step", "message", "before", "after"))
     )
+    rewritten = {"content": pl.col("new"), "reasoning": pl.col("new_reasoning")}
     texts = after.group_by("row", maintain_order=True).agg(
-        new_messages=pl.struct("role", pl.col("new").alias("content"), pl.col("new_reasoning").alias("reasoning"))
+        new_messages=pl.struct(rewritten.get(name, pl.col(name)).alias(name) for name in TURN.to_schema())
     )
     updates = texts.join(notes, on="row", how="left")
     return (
@@ -172,12 +198,12 @@ def is_classification(frame: pl.DataFrame) -> pl.Series:
 
 
 def spoken(frame: pl.DataFrame, *, prompt_only: bool) -> pl.Series:
-    """The text of each conversation without system prompts, turns joined by line breaks.
+    """The text of each conversation without system prompts and rejected answers, turns joined by line breaks.
 
     Args:
         prompt_only: Leave the last assistant turn out. Rows without any other turn (plain text) keep it.
     """
-    flat = turns(frame).filter(pl.col("role") != "system")
+    flat = turns(frame).filter(~pl.col("role").is_in(["system", REJECTED]))
     if prompt_only:
         answers = pl.col("message").filter(pl.col("role") == "assistant").max().over("row")
         several = pl.len().over("row") > 1

@@ -10,8 +10,8 @@ import polars as pl
 
 from tuneloop.data import formats, personal, sources
 from tuneloop.data.config import DataConfig
-from tuneloop.data.encoding import replace_surrogates
 from tuneloop.data.frame import make_frame
+from tuneloop.data.readers.encoding import replace_surrogates
 from tuneloop.data.rows import READ, RawFile, RawRow
 from tuneloop.errors import DataError
 from tuneloop.progress import log, track
@@ -43,12 +43,13 @@ def take_in(config: DataConfig) -> Intake:
         detected = formats.detect(raw, config)
         before = len(columns["id"])
         pinned = config.sources[file.source].split
-        for row in track(raw.rows, f"reading {raw.name}", unit="rows"):
+        rows = list(raw.rows)
+        for row in track(rows, f"reading {raw.name}", unit="rows"):
             _append(columns, row, raw.name, detected, file.source, pinned)
         found.append(
             {
                 "file": raw.name,
-                "rows": len(raw.rows),
+                "rows": len(rows),
                 "format": detected.kind,
                 "detected": detected.words,
                 "unused_columns": [c for c in raw.columns if c not in detected.used],
@@ -62,14 +63,14 @@ def take_in(config: DataConfig) -> Intake:
 
 
 def _refuse_unreadable(raw: RawFile) -> None:
-    if not raw.rows:
+    if not raw.head:
         raise DataError("the file holds no rows", where=f"{raw.name}:1", hint="check the export that wrote it")
-    if all(row.problem for row in raw.rows):
-        first = raw.rows[0]
+    if all(row.problem for row in raw.head):
+        first = raw.head[0]
         assert first.problem is not None
         raise DataError(
-            f"none of its {len(raw.rows):,} rows can be read; the first: {first.problem[1]}",
-            where=f"{raw.name}:{first.line}",
+            f"none of its first {len(raw.head):,} rows can be read; the first: {first.problem[1]}",
+            where=first.origin(raw.name),
             hint="check that the file is what its name says; data.encoding and data.delimiter override what is detected",
         )
 
@@ -82,7 +83,7 @@ def _append(
     source: int,
     pinned: str | None,
 ) -> None:
-    origin = f"{name}:{row.line}" + (f"#{row.nth}" if row.nth > 1 else "")
+    origin = row.origin(name)
     raw = replace_surrogates(row.raw)
     problem, parsed = row.problem, formats.Parsed([])
     if problem is None:

@@ -16,6 +16,7 @@ from typing import Any
 import polars as pl
 
 from tuneloop.data.artifact import LEDGER
+from tuneloop.data.records import message
 from tuneloop.errors import DataError
 from tuneloop.rundir import RunDir, write_atomic
 from tuneloop.types import Message
@@ -116,5 +117,5 @@ def explain(folder: Path, row_id: str) -> Explanation:
         **{k: row[k] for k in ("id", "origin", "raw", "fate", "step", "reason", "partner", "label")},
         changes=tuple(Change(**change) for change in row["history"]),
         redactions=tuple(row["redactions"]),
-        messages=tuple(Message(**message) for message in row["messages"]),
+        messages=tuple(message(turn) for turn in row["messages"]),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import polars as pl
@@ -12,13 +12,14 @@ import polars as pl
 from tuneloop.data import ledger, personal, report, split, steps, summary
 from tuneloop.data.artifact import REPORT, SUMMARY, DataArtifact, load
 from tuneloop.data.config import DataConfig
-from tuneloop.data.frame import SCHEMA, alive, is_classification
+from tuneloop.data.frame import SCHEMA, alive
 from tuneloop.data.intake import Intake, take_in
+from tuneloop.data.records import records
 from tuneloop.data.summary import StepCount
 from tuneloop.errors import DataError
 from tuneloop.progress import Progress, log
 from tuneloop.rundir import RunDir
-from tuneloop.types import SPLITS, Message, Record
+from tuneloop.types import SPLITS, Record
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,21 +86,7 @@ def clean(frame: pl.DataFrame, chain: Sequence[steps.Step]) -> Cleaned:
     return Cleaned(everything.select(list(SCHEMA)), tuple(counts), tuple(warnings))
 
 
-def records(rows: pl.DataFrame, system: str | None, labels: Sequence[str]) -> list[Record]:
-    """Living rows as records: the system prompt in front, the class as the answer where there is no other."""
-    prompt = system.replace("{labels}", ", ".join(labels)) if system else None
-    out = []
-    for row, classified in zip(rows.iter_rows(named=True), is_classification(rows), strict=True):
-        messages = [Message(m["role"], m["content"], m["reasoning"]) for m in row["messages"]]
-        if prompt and not any(m.role == "system" for m in messages):
-            messages.insert(0, Message("system", prompt))
-        if classified:
-            messages.append(Message("assistant", row["label"]))
-        out.append(Record(row["id"], tuple(messages), row["label"], row["origin"]))
-    return out
-
-
-def _json_lines(rows: Sequence[Record]) -> str:
+def _json_lines(rows: Iterable[Record]) -> str:
     return "".join(json.dumps(row.to_json(), ensure_ascii=False) + "\n" for row in rows)
 
 

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tuneloop.data import lines, table
 from tuneloop.data.config import DataConfig, SourceConfig
-from tuneloop.data.encoding import decode
+from tuneloop.data.readers import BY_SUFFIX, ReadOptions, reader_of
 from tuneloop.data.rows import RawFile
 from tuneloop.errors import DataError
 from tuneloop.rundir import sha256_file
 
-SUFFIXES = (".csv", ".tsv", ".tab", ".jsonl", ".ndjson", ".json", ".txt", ".md")
+SUFFIXES = tuple(BY_SUFFIX)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,30 +86,10 @@ def input_hashes(config: DataConfig) -> dict[str, str]:
 
 
 def read(config: DataConfig, file: SourceFile) -> RawFile:
-    """Read one file by its content, with its suffix as a hint.
+    """Begin to read one file.
 
     Raises:
-        DataError: It is empty, not text, or cannot be opened.
+        DataError: It is empty, damaged as a whole, or cannot be opened.
     """
-    try:
-        data = file.path.read_bytes()
-    except OSError as error:
-        raise DataError(
-            f"cannot be read: {error.strerror}", where=str(file.path), hint="check its permissions"
-        ) from None
-    text = decode(data, file.name, config.encoding)
-    suffix = file.path.suffix.lower()
-    first = next((line.lstrip()[:1] for line in text.lines if line.strip()), "")
-    if suffix in (".jsonl", ".ndjson", ".json") or (first in ("{", "[") and suffix not in (".csv", ".tsv", ".tab")):
-        array = first == "[" and suffix not in (".jsonl", ".ndjson")
-        if array or (suffix not in (".jsonl", ".ndjson") and not lines.looks_like_json_lines(text)):
-            return lines.read_json(text, file.name)
-        return lines.read_json_lines(text, file.name)
-    if suffix in (".txt", ".md"):
-        return lines.read_plain(text, file.name)
-    return table.read_table(text, file.name, delimiter=config.delimiter)
-
-
-def read_all(config: DataConfig) -> Iterator[tuple[SourceFile, RawFile]]:
-    for file in files(config):
-        yield file, read(config, file)
+    options = ReadOptions(encoding=config.encoding, delimiter=config.delimiter)
+    return reader_of(file.path)(file.path, file.name, options)

@@ -181,7 +181,7 @@ def test_nothing_left_to_train_on_is_an_error_and_the_ledger_is_there(tmp_path: 
 
 
 def test_a_file_of_which_nothing_can_be_read_is_an_error_with_the_first_reason(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="none of its 2 rows can be read; the first: not JSON") as error:
+    with pytest.raises(DataError, match="none of its first 2 rows can be read; the first: not JSON") as error:
         stage(tmp_path, "\n{broken\n[1]\n", "raw.jsonl")
     assert error.value.where == "raw.jsonl:2"
 

@@ -15,7 +15,7 @@ from tuneloop.errors import DataError
 
 def file(*rows: Mapping[str, Any]) -> RawFile:
     columns = tuple(dict.fromkeys(key for row in rows for key in row))
-    return RawFile("rows.json", [RawRow(i + 1, "", row) for i, row in enumerate(rows)], columns, {})
+    return RawFile.start("rows.json", [RawRow(i + 1, "", row) for i, row in enumerate(rows)], columns)
 
 
 def found(*rows: Mapping[str, Any], **config: Any) -> Detected:

@@ -13,7 +13,7 @@ from tuneloop.data.frame import SCHEMA, comparable, drop, empty_frame, is_classi
 
 
 def say(role: str, content: str, reasoning: str | None = None) -> dict[str, Any]:
-    return {"role": role, "content": content, "reasoning": reasoning}
+    return {"role": role, "content": content, "reasoning": reasoning, "tool_calls": None, "media": None}
 
 
 def frame(*conversations: list[dict[str, Any]], **columns: list[Any]) -> pl.DataFrame:

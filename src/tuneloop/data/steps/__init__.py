@@ -51,14 +51,57 @@ class Step(Protocol):
     def apply(self, frame: pl.DataFrame) -> pl.DataFrame: ...
 
 
+@runtime_checkable
+class WholeStep(Step, Protocol):
+    """A step that compares rows with each other.
+
+    Nobody ever holds all rows. The runner asks for a digest of each part of the data, keeps the digests on disk, and asks
+    for one decision about all of them; ``apply`` does both on a frame.
+    """
+
+    def digest(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """What ``decide`` needs to know: a small frame with one row for each row given, in the same order."""
+        ...
+
+    def decide(self, digests: pl.LazyFrame) -> pl.DataFrame:
+        """Judge all rows.
+
+        Args:
+            digests: All digests one below the other, with ``at`` (Int64, from 0) in front. Collect the columns that are
+                needed, when they are needed: there may be millions of rows.
+
+        Returns:
+            Columns of ``tuneloop.data.frame.VERDICTS``, only the rows that something is decided about, sorted by ``at``.
+        """
+        ...
+
+
 class StepBase(Config):
-    """A step whose fields are its options."""
+    """A step whose fields are its options, and that judges each row by itself."""
 
     name: ClassVar[str] = ""
 
     @property
     def notes(self) -> Sequence[str]:
         return ()
+
+
+class WholeBase(StepBase):
+    """A step that compares rows with each other: ``digest`` and ``decide`` are its own."""
+
+    def digest(self, frame: pl.DataFrame) -> pl.DataFrame:
+        raise NotImplementedError
+
+    def decide(self, digests: pl.LazyFrame) -> pl.DataFrame:
+        raise NotImplementedError
+
+    def apply(self, frame: pl.DataFrame) -> pl.DataFrame:
+        import polars as pl
+
+        from tuneloop.data.frame import settle
+
+        digests = self.digest(frame).with_row_index("at").with_columns(pl.col("at").cast(pl.Int64))
+        return settle(frame, self.name, self.decide(digests.lazy()))
 
 
 def names() -> list[str]:

@@ -6,8 +6,8 @@ from typing import ClassVar
 
 import polars as pl
 
-from tuneloop.data.frame import comparable, drop, is_classification, spoken
-from tuneloop.data.steps import StepBase
+from tuneloop.data.frame import comparable, is_classification, spoken
+from tuneloop.data.steps import WholeBase
 
 PINNED = {"test": 0, "validation": 1}
 FREE = 2
@@ -25,7 +25,7 @@ def compared_text(frame: pl.DataFrame) -> pl.Series:
     return comparable(prompts.zip_with(is_classification(frame), wholes))
 
 
-class ExactDuplicates(StepBase):
+class ExactDuplicates(WholeBase):
     """Keeps the first of the rows with the same text (letter case, spaces and closing marks apart).
 
     Rows with the same text and different classes contradict each other: the class of the majority is kept; without a
@@ -35,11 +35,10 @@ class ExactDuplicates(StepBase):
 
     name: ClassVar[str] = "exact_duplicates"
 
-    def apply(self, frame: pl.DataFrame) -> pl.DataFrame:
+    def digest(self, frame: pl.DataFrame) -> pl.DataFrame:
         classified = is_classification(frame)
-        rows = pl.DataFrame(
+        return pl.DataFrame(
             {
-                "at": pl.int_range(frame.height, eager=True),
                 "id": frame["id"],
                 "kind": classified,
                 "text": compared_text(frame),
@@ -47,7 +46,10 @@ class ExactDuplicates(StepBase):
                 "rank": rank(frame),
                 "pinned": frame["pinned"],
             }
-        ).sort("rank", "at")
+        )
+
+    def decide(self, digests: pl.LazyFrame) -> pl.DataFrame:
+        rows = digests.collect().sort("rank", "at")
         key = ("kind", "text")
         judged = (
             rows.with_columns(
@@ -76,7 +78,8 @@ class ExactDuplicates(StepBase):
             .with_columns(reason=_reason())
             .sort("at")
         )
-        return drop(frame, self.name, judged["reason"], judged["partner"])
+        hit = judged.filter(pl.col("reason").is_not_null())
+        return hit.select("at", "reason", "partner", group=pl.lit(None, dtype=pl.String))
 
 
 def _reason() -> pl.Expr:

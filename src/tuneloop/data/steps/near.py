@@ -6,19 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-import numpy as np
 import polars as pl
 from pydantic import Field, PrivateAttr
 
 from tuneloop.data import minhash
-from tuneloop.data.frame import drop, is_classification
+from tuneloop.data.frame import is_classification
 from tuneloop.data.groups import Groups
-from tuneloop.data.steps import StepBase
+from tuneloop.data.steps import WholeBase
 from tuneloop.data.steps.exact import FREE, compared_text, rank
 from tuneloop.progress import track
 
 
-class NearDuplicates(StepBase):
+class NearDuplicates(WholeBase):
     """Drops a row whose text is at least ``threshold`` similar to an earlier kept row.
 
     Every drop is justified by a kept partner, not by a chain of similar rows: chains delete whole corpora. Two similar
@@ -37,22 +36,25 @@ class NearDuplicates(StepBase):
     def notes(self) -> Sequence[str]:
         return tuple(self._notes)
 
-    def apply(self, frame: pl.DataFrame) -> pl.DataFrame:
-        self._notes.clear()
-        ranks = rank(frame)
-        order = pl.Series(np.argsort(ranks.to_numpy(), kind="stable"))
-        found = self._judge(frame[order], ranks[order])
-        back = pl.Series(np.argsort(order.to_numpy(), kind="stable"))
-        reasons = pl.Series(found.reasons, dtype=pl.String)[back]
-        partners = pl.Series(found.partners, dtype=pl.String)[back]
-        groups = pl.Series("group", found.groups.names(found.ids), dtype=pl.String)[back]
-        return drop(frame.with_columns(group=pl.coalesce("group", groups)), self.name, reasons, partners)
+    def digest(self, frame: pl.DataFrame) -> pl.DataFrame:
+        return frame.select("id", "label", "pinned").with_columns(
+            text=compared_text(frame), kind=is_classification(frame), rank=rank(frame)
+        )
 
-    def _judge(self, rows: pl.DataFrame, ranks: pl.Series) -> _Findings:
+    def decide(self, digests: pl.LazyFrame) -> pl.DataFrame:
+        self._notes.clear()
+        rows = digests.collect().sort("rank", "at")
+        found = self._judge(rows)
+        columns = {"reason": found.reasons, "partner": found.partners, "group": found.groups.names(found.ids)}
+        verdicts = rows.select("at").with_columns(
+            pl.Series(name, values, dtype=pl.String) for name, values in columns.items()
+        )
+        return verdicts.filter(pl.any_horizontal(pl.col(columns).is_not_null())).sort("at")
+
+    def _judge(self, rows: pl.DataFrame) -> _Findings:
         """Walk over the candidate pairs in order; the earlier row of a pair is kept or already gone."""
-        texts = compared_text(rows).to_list()
-        kinds, labels = is_classification(rows).to_list(), rows["label"].to_list()
-        pinned, rank_of = rows["pinned"].to_list(), ranks.to_list()
+        texts, kinds, labels = rows["text"].to_list(), rows["kind"].to_list(), rows["label"].to_list()
+        pinned, rank_of = rows["pinned"].to_list(), rows["rank"].to_list()
         pairs, capped = minhash.candidates(texts, self.threshold)
         if capped:
             self._notes.append(

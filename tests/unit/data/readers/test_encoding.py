@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tuneloop.data.encoding import decode, replace_surrogates, split_lines
+from tuneloop.data.readers.encoding import decode, replace_surrogates, split_lines
 from tuneloop.errors import DataError
 
 CHINESE = "科室,标题,问题,回答\r\n心血管科,高血压,高血压患者能吃党参吗？,高血压病人可以口服党参的。\r\n" * 3

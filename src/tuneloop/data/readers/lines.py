@@ -7,9 +7,9 @@ import re
 from bisect import bisect_right
 from typing import Any
 
-from tuneloop.data.encoding import Text
+from tuneloop.data.readers.encoding import Text
+from tuneloop.data.readers.table import damage
 from tuneloop.data.rows import READ, RawFile, RawRow
-from tuneloop.data.table import damage
 
 _DECODER = json.JSONDecoder()
 _NOT_SPACE = re.compile(r"[^ \t\r\n]")
@@ -31,7 +31,7 @@ def read_json_lines(text: Text, name: str) -> RawFile:
             rows.append(_object_row(json.loads(line), line, i + 1))
         except (ValueError, RecursionError) as error:
             rows.append(RawRow(i + 1, line, problem=(READ, f"not JSON: {_short(error)}")))
-    return RawFile(name, rows, _columns(rows), {"encoding": text.encoding, "blank_lines": blank})
+    return RawFile.start(name, rows, None, {"encoding": text.encoding, "blank_lines": blank})
 
 
 def read_plain(text: Text, name: str) -> RawFile:
@@ -43,7 +43,7 @@ def read_plain(text: Text, name: str) -> RawFile:
         else:
             problem = damage(text, line, i, i + 1)
             rows.append(RawRow(i + 1, line, {} if problem else {"text": line}, problem))
-    return RawFile(name, rows, ("text",), {"encoding": text.encoding, "blank_lines": blank})
+    return RawFile.start(name, rows, ("text",), {"encoding": text.encoding, "blank_lines": blank})
 
 
 def looks_like_json_lines(text: Text) -> bool:
@@ -81,7 +81,7 @@ def read_json(text: Text, name: str) -> RawFile:
         rows = reader.elements(begin + 1)
     else:
         rows = reader.wrapped(begin)
-    return RawFile(name, rows, _columns(rows), {"encoding": text.encoding, "blank_lines": 0})
+    return RawFile.start(name, rows, None, {"encoding": text.encoding, "blank_lines": 0})
 
 
 class _ArrayReader:
@@ -180,14 +180,6 @@ def _object_row(value: Any, raw: str, line: int) -> RawRow:
     if isinstance(value, dict):
         return RawRow(line, raw, value)
     return RawRow(line, raw, problem=(READ, f"not an object: a JSON {type(value).__name__} stands here"))
-
-
-def _columns(rows: list[RawRow]) -> tuple[str, ...]:
-    """Every key, in order of first appearance."""
-    seen: dict[str, None] = {}
-    for row in rows:
-        seen.update(dict.fromkeys(row.fields))
-    return tuple(seen)
 
 
 def _short(error: Exception) -> str:

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tuneloop.data.encoding import Text
+from tuneloop.data.readers.encoding import Text
 from tuneloop.data.rows import READ, RawFile, RawRow
 from tuneloop.errors import DataError
 
@@ -60,7 +60,7 @@ def read_table(text: Text, name: str, *, delimiter: str | None = None) -> RawFil
         )
     rows, blank = _read_rows(text, grammar, columns, head_end)
     facts = {"encoding": text.encoding, "delimiter": mark, "blank_lines": blank}
-    return RawFile(name, rows, columns, facts, start + 1)
+    return RawFile.start(name, rows, columns, facts, start + 1)
 
 
 def sniff_delimiter(lines: Sequence[str], name: str = "") -> str:

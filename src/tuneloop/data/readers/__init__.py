@@ -1,0 +1,37 @@
+"""Raw sources -> raw rows, each with its place: one reader a kind of source, found by suffix or content.
+
+A reader is ``read(path, name, options) -> RawFile``. It streams: whatever the size of the source, memory stays bounded.
+What it cannot read becomes a row with its reason; it never raises because of one row.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tuneloop.data.rows import RawFile
+
+
+@dataclass(frozen=True, slots=True)
+class ReadOptions:
+    """What the configuration says about reading."""
+
+    encoding: str | None = None
+    delimiter: str | None = None
+
+
+Reader = Callable[[Path, str, ReadOptions], RawFile]
+
+_TEXT = "tuneloop.data.readers.text:read"
+BY_SUFFIX: Mapping[str, str] = {
+    **dict.fromkeys((".csv", ".tsv", ".tab", ".jsonl", ".ndjson", ".json", ".txt", ".md"), _TEXT),
+}
+"""Suffix -> reader. Text of any suffix is also recognised by its content."""
+
+
+def reader_of(path: Path) -> Reader:
+    module, _, function = BY_SUFFIX.get(path.suffix.lower(), _TEXT).partition(":")
+    reader: Reader = getattr(importlib.import_module(module), function)
+    return reader
