@@ -11,7 +11,7 @@ import pytest
 from tuneloop.data import DataConfig
 from tuneloop.data import steps as seam
 from tuneloop.data.frame import SCHEMA, drop, empty_frame, make_frame
-from tuneloop.data.pipeline import clean
+from tuneloop.data.phases import apply
 from tuneloop.data.steps import BUILT_IN, Step, StepBase, create, names
 from tuneloop.errors import ConfigError
 
@@ -157,10 +157,10 @@ def test_a_step_of_an_installed_package_is_found_by_its_entry_point(monkeypatch:
     assert isinstance(step, Shouting)
     assert "shouting" in names()
     rows = make_frame({"id": ["a", "b"], "messages": [[{"role": "user", "content": t}] for t in ("HELP", "help")]})
-    cleaned = clean(rows, [step])
-    assert cleaned.frame["dropped_reason"].to_list() == ["shouting: no lower case", None]
+    cleaned, _, _ = apply(rows, [step])
+    assert cleaned["dropped_reason"].to_list() == ["shouting: no lower case", None]
 
 
 def test_a_step_that_loses_a_row_is_caught() -> None:
     with pytest.raises(RuntimeError, match="thief"):
-        clean(frame(), [Thief()])
+        apply(frame(), [Thief()])

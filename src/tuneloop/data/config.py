@@ -76,6 +76,8 @@ class DataConfig(Config):
         "label": "label_column",
     }
 
+    incidental: ClassVar[tuple[str, ...]] = ("executor", "workers")
+
     sources: tuple[SourceConfig, ...]
     """The raw files: a path, or a list of paths or of {path, split, rows}."""
 
@@ -114,6 +116,12 @@ class DataConfig(Config):
 
     seed: int = 0
     """Decides which rows go where; the same seed and rows give the same splits."""
+
+    executor: Literal["inline", "processes", "ray"] = "inline"
+    """Who applies the steps: this process, several processes, or Ray. The result is the same."""
+
+    workers: int | None = None
+    """How many processes; empty: one for each core."""
 
     drop_warning_share: float = 0.10
     """Warn when one step drops more than this share of the rows it saw."""

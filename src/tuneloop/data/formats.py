@@ -45,6 +45,9 @@ class Parsed:
 
     turns: list[Turn]
     label: str | None = None
+    desirable: bool | None = None
+    tools: str | None = None
+    fields: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

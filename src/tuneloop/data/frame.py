@@ -1,6 +1,6 @@
 """The frame that every step sees: one row a conversation, columnar.
 
-id, origin, line, raw           where the row comes from; ``origin`` is ``file:line``
+id, origin, file, line, raw     where the row comes from; ``origin`` is ``file:line``
 source, pinned                  index of the source; the split its source prescribes (or null)
 messages                        list of {role, content, reasoning, tool_calls, media}; a classification row has no assistant turn;
                                 the worse answer of a preference pair stands last, with the role ``rejected``;
@@ -32,6 +32,7 @@ SPAN = pl.Struct({"message": pl.Int32, "type": pl.String, "start": pl.Int32, "en
 SCHEMA: Mapping[str, Any] = {
     "id": pl.String,
     "origin": pl.String,
+    "file": pl.String,
     "line": pl.Int64,
     "raw": pl.String,
     "source": pl.Int32,

@@ -197,3 +197,33 @@ def shared_prompts(frame: pl.DataFrame, splits: pl.Series) -> int:
         .filter(pl.col("split") > 1)
         .height
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """``verdicts`` has at, split, step, reason, partner: one line for every row, in order."""
+
+    verdicts: pl.DataFrame
+    labels: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def digest(frame: pl.DataFrame, config: DataConfig) -> pl.DataFrame:
+    return frame
+
+
+def decide(digests: pl.LazyFrame, config: DataConfig) -> Decided:
+    frame = digests.collect()
+    at = frame["at"]
+    rows = frame.drop("at")
+    rows, notes = sample(drop_leaks(rows), config)
+    kept = rows.filter(alive())
+    splits = assign(kept, config)
+    labels = tuple(sorted(kept.filter(splits == "train")["label"].drop_nulls().unique()))
+    assigned = kept.select("id", split=splits)
+    verdicts = (
+        rows.select(at=at, id="id", step="dropped_step", reason="dropped_reason", partner="partner")
+        .join(assigned, on="id", how="left", maintain_order="left")
+        .drop("id")
+    )
+    return Decided(verdicts, labels, tuple(notes))
