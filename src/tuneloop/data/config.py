@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from pydantic import field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from tuneloop.config import Config, ConfigPath
 from tuneloop.types import Split
@@ -76,7 +76,7 @@ class DataConfig(Config):
         "label": "label_column",
     }
 
-    incidental: ClassVar[tuple[str, ...]] = ("executor", "workers")
+    incidental: ClassVar[tuple[str, ...]] = ("executor", "workers", "part_rows")
 
     sources: tuple[SourceConfig, ...]
     """The raw files: a path, or a list of paths or of {path, split, rows}."""
@@ -122,6 +122,9 @@ class DataConfig(Config):
 
     workers: int | None = None
     """How many processes; empty: one for each core."""
+
+    part_rows: int = Field(default=20_000, ge=1)
+    """How many rows are worked on at once; fewer need less memory. The result is the same."""
 
     drop_warning_share: float = 0.10
     """Warn when one step drops more than this share of the rows it saw."""

@@ -5,14 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from itertools import islice
-from typing import Any
 
 import polars as pl
 
 from tuneloop.data import formats, personal, sources
 from tuneloop.data.config import DataConfig
 from tuneloop.data.frame import make_frame
-from tuneloop.data.parts import PART_BYTES, PART_ROWS, Facts, Work
+from tuneloop.data.parts import PART_BYTES, Facts, Work
 from tuneloop.data.readers.encoding import replace_surrogates
 from tuneloop.data.rows import READ, RawFile, RawRow
 from tuneloop.errors import DataError
@@ -82,7 +81,7 @@ class Intake:
                     self._rows.append(row)
                     self._bytes += len(row[0].raw)
                     progress.update(1, source.name)
-                    if len(self._rows) >= PART_ROWS or self._bytes >= PART_BYTES or self._late():
+                    if len(self._rows) >= self._config.part_rows or self._bytes >= PART_BYTES or self._late():
                         yield self._close()
             if self._rows or self._unsaved:
                 yield self._close()
@@ -128,11 +127,7 @@ class Intake:
 
 def understand(rows: list[tuple[RawRow, str, formats.Detected, int, str | None]]) -> pl.DataFrame:
     """Raw rows -> a frame."""
-    columns: dict[str, list[Any]] = {
-        key: []
-        for key in ("id", "origin", "file", "line", "raw", "source", "pinned", "messages", "label", "desirable", "tools",
-                    "fields", "dropped_step", "dropped_reason")
-    }  # fmt: skip
+    out = []
     for row, name, detected, source, pinned in rows:
         origin, raw = row.origin(name), replace_surrogates(row.raw)
         problem, parsed = row.problem, _NOTHING
@@ -142,13 +137,16 @@ def understand(rows: list[tuple[RawRow, str, formats.Detected, int, str | None]]
             except formats.Unusable as error:
                 problem = (READ, str(error))
         step, reason = problem or (None, None)
-        values = (record_id(raw, origin), origin, name, row.line, raw, source, pinned, parsed.turns, parsed.label,
-                  parsed.desirable, parsed.tools, parsed.fields, step, reason)  # fmt: skip
-        for held, value in zip(columns.values(), values, strict=True):
-            held.append(value)
-    return make_frame(columns)
+        out.append(
+            (record_id(raw, origin), origin, name, row.line, raw, source, pinned, parsed.turns, parsed.label,
+             parsed.desirable, parsed.tools, parsed.fields, step, reason)
+        )  # fmt: skip
+    columns = zip(*out, strict=True) if out else ([] for _ in _COLUMNS)
+    return make_frame(dict(zip(_COLUMNS, columns, strict=True)))
 
 
+_COLUMNS = ("id", "origin", "file", "line", "raw", "source", "pinned", "messages", "label", "desirable", "tools", "fields",
+            "dropped_step", "dropped_reason")  # fmt: skip
 _NOTHING = formats.Parsed([])
 
 

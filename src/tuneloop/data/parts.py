@@ -19,9 +19,8 @@ import polars as pl
 
 from tuneloop.rundir import disk_error, disk_error_in, fsync_path, write_atomic
 
-PART_ROWS = 20_000
 PART_BYTES = 32 << 20
-"""A part is closed at this many rows, or bytes of raw text."""
+"""A part is also closed at this many characters of raw text."""
 
 Facts = dict[str, Any]
 

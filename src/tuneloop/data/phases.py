@@ -5,7 +5,6 @@ A plan is a list of segments: some row steps, then one decision about all rows. 
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -17,7 +16,7 @@ from tuneloop.data import ledger, split, steps, tally
 from tuneloop.data.config import DataConfig, StepConfig
 from tuneloop.data.frame import SCHEMA, alive, settle
 from tuneloop.data.parts import Facts, Work
-from tuneloop.data.records import records
+from tuneloop.data.records import json_lines
 from tuneloop.data.steps import Step, WholeStep
 from tuneloop.rundir import write_atomic
 from tuneloop.types import SPLITS
@@ -166,10 +165,7 @@ def emit(
     splits = splits.drop_nulls()
     assert kept.height == splits.len(), "every kept row has a split"
     for name in SPLITS:
-        rows = kept.filter(splits == name)
-        lines = "".join(
-            json.dumps(record.to_json(), ensure_ascii=False) + "\n" for record in records(rows, config.system, labels)
-        )
+        lines = json_lines(kept.filter(splits == name), config.system, labels)
         write_atomic(work.path(f"out-{name}", part, ".jsonl"), lines)
     book = ledger.build(frame, splits)
     work.put("ledger", part, book)
