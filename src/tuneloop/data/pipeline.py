@@ -23,7 +23,7 @@ from tuneloop.data.config import DataConfig
 from tuneloop.data.parts import Facts, Work, cut
 from tuneloop.data.phases import StepCount, Task
 from tuneloop.errors import DataError
-from tuneloop.progress import Progress, log
+from tuneloop.progress import log, track
 from tuneloop.rundir import RunDir, disk_error, fsync_path
 from tuneloop.types import SPLITS
 
@@ -79,7 +79,7 @@ class _Stage:
         """Every segment but its last decision."""
         for k, segment in enumerate(self.plan):
             tasks = (self.task(k, part) for part in (self.intake.parts() if k == 0 else iter(self.parts)))
-            marks = self._map(phases.advance, tasks, f"rows-{k}", "cleaning")
+            marks = self._map(phases.advance, tasks, f"rows-{k}", "cleaning" if k else "")
             if k == 0:
                 self.parts = list(range(len(marks)))
                 self.counts.append(StepCount("read", self.intake.rows, self.intake.unreadable, 0, 0.0))
@@ -92,7 +92,11 @@ class _Stage:
                 self._decide(k, steps.create(segment.whole.name, segment.whole.options))
 
     def _map(self, function: Callable[[Task], Facts], tasks: Iterable[Task], phase: str, label: str) -> list[Facts]:
-        """Do what is not done yet, and return the counts of all parts in order."""
+        """Do what is not done yet, and return the counts of all parts in order.
+
+        Args:
+            label: For the progress line; empty where the tasks come with their own.
+        """
         known: dict[int, Facts] = {}
         order: list[int] = []
 
@@ -104,12 +108,8 @@ class _Stage:
                 else:
                     yield task
 
-        fresh: list[Facts] = []
-        with Progress(label, len(self.parts), "parts") as progress:
-            for mark in self.executor.map(function, missing()):
-                fresh.append(mark)
-                progress.update(1, phase)
-        done = iter(fresh)
+        fresh = self.executor.map(function, missing())
+        done = iter(list(track(fresh, label, len(self.parts), "parts") if label else fresh))
         return [known[part] if part in known else next(done) for part in order]
 
     def _count(self, marks: Sequence[Facts]) -> None:

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from tuneloop import page
-from tuneloop.data import personal
+from tuneloop.data import flow, personal
 from tuneloop.data.summary import Facts
 from tuneloop.types import SPLITS
 
@@ -85,6 +85,7 @@ def _flow(facts: Facts) -> page.Html:
     return page.section(
         "Flow of rows",
         page.paragraph("Each step drops rows with a reason or changes their text; none is lost.", soft=True),
+        flow.picture(facts["steps"], facts["counts"]),
         page.table(["step", "rows in", "left (blue) and dropped (red)", "dropped", "changed"], rows),
     )
 
