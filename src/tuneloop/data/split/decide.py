@@ -51,6 +51,13 @@ def decide(digests: pl.LazyFrame, config: DataConfig) -> Decided:
     Raises:
         DataError: ``group_column`` or one of ``stratify_columns`` stands in no row.
     """
+    splits, drops, classes, notes = _assign(digests, config)
+    labels = _labels(digests, splits, classes)
+    return Decided(_verdicts(splits, drops), labels, tuple(notes), classes, tuple(balance_report(classes)))
+
+
+def _assign(digests: pl.LazyFrame, config: DataConfig) -> tuple[Array, pl.DataFrame, Classes, list[str]]:
+    """The split of every row (int8 [N], an index into ``DEALT`` or ``_NONE``), the drops, the classes, the notes."""
     rows = arrays.load(digests, config)
     notes = _check_columns(rows, config)
     drops = leaks.Drops()
@@ -63,10 +70,7 @@ def decide(digests: pl.LazyFrame, config: DataConfig) -> Decided:
     notes += _large(units, config)
     splits = _spread(rows, units, deal(units, free_ratios(config)))
     assert _straddling(rows.key, splits) == 0, "a prompt stands in two splits"
-    classes = _classes(rows, splits)
-    labels = _labels(digests, splits, classes)
-    del units, pairs
-    return Decided(_verdicts(splits, drops.frame()), labels, tuple(notes), classes, tuple(balance_report(classes)))
+    return splits, drops.frame(), _classes(rows, splits), notes
 
 
 def _check_columns(rows: Rows, config: DataConfig) -> list[str]:
@@ -103,7 +107,7 @@ def _large(units: Units, config: DataConfig) -> list[str]:
 
 
 def _spread(rows: Rows, units: Units, dealt: Array) -> Array:
-    """The split of every row: an index into ``DEALT``, ``_NONE`` for dropped rows (int8 [N])."""
+    """What was dealt to the units, row by row; a prescribed row stays where it is prescribed to."""
     splits = np.full(len(rows.key), _NONE, dtype=np.int8)
     splits[units.at] = np.repeat(dealt, units.sizes)
     prescribed = rows.alive & (rows.pinned != FREE)

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from tuneloop.data.split.arrays import Array, Rows
-from tuneloop.data.split.digests import FREE, NOBODY
+from tuneloop.data.split.digests import NOBODY
 
 
 @dataclass(slots=True)
 class Units:
     """U sets of rows, in the order in which they are dealt: by stratum, then by place.
 
-    at int64 [M]: the living rows, those of a unit side by side; first int64 [U + 1]: where a unit begins in ``at``;
+    at int32 [M]: the living rows, those of a unit side by side; first int32 [U + 1]: where a unit begins in ``at``;
     stratum int32 [U]; pinned int8 [U]: the split that a row of the unit is prescribed to, or ``FREE``.
     """
 
@@ -34,29 +34,38 @@ def join(rows: Rows, a: Array, b: Array) -> Units:
     A unit's stratum is that of most of its rows. Its place is a hash of the smallest hash among its rows' groups and
     prompts: it does not depend on how many rows there are, or large units would crowd at the front.
     """
-    at = np.flatnonzero(rows.alive)
+    at, begins = _by_unit(rows, a, b)
+    if not len(at):
+        nothing = np.zeros(0, dtype=np.int32)
+        return Units(at, np.zeros(1, dtype=np.int32), nothing, nothing)
+    stratum = _usual(rows.strata.codes[at], begins)
+    dealt = np.lexsort((mix(_tokens(rows, at, begins)), stratum)).astype(np.int32)
+    sizes = np.diff(begins, append=np.int32(len(at)))[dealt]
+    first = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int32)
+    moved = np.repeat(begins[dealt] - first[:-1], sizes)
+    moved += np.arange(len(at), dtype=np.int32)
+    pinned = np.minimum.reduceat(rows.pinned[at], begins)
+    return Units(at[moved], first, stratum[dealt], pinned[dealt])
+
+
+def _by_unit(rows: Rows, a: Array, b: Array) -> tuple[Array, Array]:
+    """The living rows, those of a unit side by side, and where each unit begins (int32 both)."""
+    at = np.flatnonzero(rows.alive).astype(np.int32)
     key = rows.key[at]
     edges = [(a, b), *(_same(values[at], key) for values in (rows.group, rows.column_group) if values is not None)]
     root = components(len(rows.hashes), np.concatenate([e[0] for e in edges]), np.concatenate([e[1] for e in edges]))
     unit = root[key]
-    order = np.lexsort((at, unit))
-    at, unit = at[order], unit[order]
-    begins = np.flatnonzero(np.diff(unit, prepend=-1)) if len(unit) else np.zeros(0, dtype=np.int64)
-    if not len(begins):
-        nothing = np.zeros(0, dtype=np.int64)
-        return Units(at, np.zeros(1, dtype=np.int64), nothing, nothing)
+    order = np.argsort(unit, kind="stable")
+    return at[order], np.flatnonzero(np.diff(unit[order], prepend=np.int32(-1))).astype(np.int32)
+
+
+def _tokens(rows: Rows, at: Array, begins: Array) -> Array:
+    """The smallest hash of each unit (uint64 [U])."""
     token = rows.hashes[rows.key[at]]
     if rows.column_group is not None:
-        token = np.where(rows.column_group[at] != NOBODY, rows.column_group[at], token)
-    place = mix(np.minimum.reduceat(token, begins))
-    stratum = _usual(rows.strata.codes[at], begins)
-    pinned = np.minimum.reduceat(rows.pinned[at], begins)
-    assert pinned.max() <= FREE
-    dealt = np.lexsort((place, stratum))
-    sizes = np.diff(np.append(begins, len(at)))
-    first = np.concatenate([[0], np.cumsum(sizes[dealt])])
-    moved = np.repeat(begins[dealt] - first[:-1], sizes[dealt]) + np.arange(len(at))
-    return Units(at[moved], first, stratum[dealt], pinned[dealt])
+        named = rows.column_group[at]
+        np.copyto(token, named, where=named != NOBODY)
+    return np.minimum.reduceat(token, begins)
 
 
 def _same(values: Array, key: Array) -> tuple[Array, Array]:
@@ -66,7 +75,7 @@ def _same(values: Array, key: Array) -> tuple[Array, Array]:
     group, keys = values[order], key[order]
     new = np.ones(len(order), dtype=bool)
     new[1:] = group[1:] != group[:-1]
-    return keys[np.flatnonzero(new)[np.cumsum(new) - 1]] if len(keys) else keys, keys
+    return np.repeat(keys[new], np.diff(np.flatnonzero(new), append=len(keys))), keys
 
 
 def components(n: int, a: Array, b: Array) -> Array:
@@ -110,6 +119,8 @@ def _usual(stratum: Array, begins: Array) -> Array:
 def mix(values: Array) -> Array:
     """The finaliser of splitmix64: a bijection of 64 bits (Steele, Lea & Flood, OOPSLA 2014, figure 17)."""
     z = values.astype(np.uint64)
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        z ^= z >> np.uint64(shift)
+        z *= np.uint64(factor)
+    z ^= z >> np.uint64(31)
+    return z
