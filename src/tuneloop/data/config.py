@@ -69,6 +69,9 @@ class DataConfig(Config):
         "data_seed": "seed",
         "val_size": "validation_ratio",
         "split_dataset_ratio": "validation_ratio",
+        "group_by": "group_column",
+        "stratify": "stratify_columns",
+        "stratify_by": "stratify_columns",
         "prompt": "prompt_column",
         "query": "prompt_column",
         "text_column": "prompt_column",
@@ -114,6 +117,15 @@ class DataConfig(Config):
     test_ratio: float = 0.15
     """Share of the rows that judge the result."""
 
+    stratify_columns: tuple[str, ...] = ("label",)
+    """Fields whose values every split has in the same shares; ``label`` is the class, others are kept columns."""
+
+    group_column: str | None = None
+    """Rows with one value of this kept column (a customer, a document) never stand in two splits."""
+
+    near_leaks: float | None = Field(default=0.8, gt=0.0, le=1.0)
+    """Prompts at least this similar stay in one split, and free ones like a prescribed test row are dropped; null: off."""
+
     seed: int = 0
     """Decides which rows go where; the same seed and rows give the same splits."""
 
@@ -141,6 +153,11 @@ class DataConfig(Config):
         if not value:
             raise ValueError("no source is named\nhint: data: {path: my-rows.csv}")
         return value
+
+    @field_validator("stratify_columns", mode="before")
+    @classmethod
+    def _columns_from_name(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value or ()
 
     @field_validator("steps", mode="before")
     @classmethod
