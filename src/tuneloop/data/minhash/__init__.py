@@ -1,10 +1,10 @@
 """Rows that say almost the same: MinHash proposes pairs, the Jaccard similarity of the shingles themselves decides.
 
-    shingles    text -> set of character or word n-grams; their hashes for many texts at a time
-    sketch      hashes -> 128 bytes a text, and how many bands of them are needed
-    bands       sketches -> pairs that may be similar
-    exact       pairs -> their Jaccard similarity
-    greedy      similar pairs -> which rows are kept
+shingles    text -> set of character or word n-grams; their hashes for many texts at a time
+sketch      hashes -> 128 bytes a text, and how many bands of them are needed
+bands       sketches -> pairs that may be similar
+exact       pairs -> their Jaccard similarity
+greedy      similar pairs -> which rows are kept
 """
 
 from __future__ import annotations
@@ -13,11 +13,14 @@ import polars as pl
 
 from tuneloop.data.minhash.bands import Candidates, Sketches, candidates
 from tuneloop.data.minhash.exact import compare
+from tuneloop.data.minhash.greedy import KeepFirst
 from tuneloop.data.minhash.shingles import Shingling, jaccard, shingles
 from tuneloop.data.minhash.sketch import digest
 
 __all__ = [
+    "LOWEST_THRESHOLD",
     "Candidates",
+    "KeepFirst",
     "Shingling",
     "Sketches",
     "candidates",

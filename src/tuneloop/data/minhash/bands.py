@@ -23,8 +23,9 @@ LEADERS, NEIGHBOURS = 8, 2
 """In a larger one each row with the first ones, and with those next to it when sorted by the next band."""
 PAIRS_BASE, PAIRS_PER_ROW = 20_000_000, 4
 """So many pairs are kept at most (8 bytes each); a band that might exceed them compares less."""
-_ROWS_A_PART = 8_192
-_BANDS_A_PASS = 4
+_ROWS_A_PART, _PAIRS_A_PART = 8_192, 2_048
+_KEYS_A_PASS = 20_000_000
+"""Keys (8 bytes each) that are held at a time: reading the sketches once for several bands is cheaper."""
 _PENDING = 4_000_000
 
 
@@ -107,17 +108,19 @@ def _keys(sketches: Sketches, scheme: Plan) -> Iterator[Array]:
     """A 64-bit key of every row for one band after the other; several bands at a time are read from the sketches."""
     columns = band_columns(scheme.width, scheme.bands)
     rows = len(sketches.kind)
-    for first in range(0, len(columns), _BANDS_A_PASS):
-        wanted = columns[first : first + _BANDS_A_PASS]
+    at_once = max(1, _KEYS_A_PASS // rows)
+    for first in range(0, len(columns), at_once):
+        wanted = columns[first : first + at_once]
         keys = np.empty((len(wanted), rows), dtype=np.uint64)
-        for start in range(0, rows, _ROWS_A_PART):
+        for start in range(0, rows, _ROWS_A_PART):  # a part of the sketches stays in the cache for all bands
             part = slice(start, min(start + _ROWS_A_PART, rows))
-            across = np.ascontiguousarray(sketches.matrix[part].T)
-            for key, band in zip(keys, wanted, strict=True):
-                key[part] = sketches.kind[part]
-                for column in band:  # at most eight bytes: the key is the band itself
-                    key[part] = (key[part] << np.uint64(8)) ^ across[column]
-                mix(key[part])
+            matrix = sketches.matrix[part]
+            for key, band in zip(keys[:, part], wanted, strict=True):
+                key[:] = sketches.kind[part]
+                for column in band:  # eight bits each
+                    np.left_shift(key, np.uint64(8), out=key)
+                    np.bitwise_xor(key, matrix[:, column], out=key)
+                mix(key)
         yield from keys
 
 
@@ -129,6 +132,7 @@ class _Found:
         self.largest, self.thinned = 0, False
         self._matrix, self._agreeing, self._most = matrix, agreeing, most
         self._pending: list[Array] = []
+        self._waiting = 0
 
     def look(self, keys: Array, refining: Array) -> None:
         """Add the pairs of one band."""
@@ -136,15 +140,17 @@ class _Found:
         for i, j in self._pairs(keys, refining):
             low, high = np.minimum(i, j).astype(np.uint64), np.maximum(i, j).astype(np.uint64)
             self._pending.append(high * rows + low)
-            if sum(map(len, self._pending)) > _PENDING:
+            self._waiting += len(i)
+            if self._waiting > _PENDING:
                 self.flush()
 
     def flush(self) -> None:
         """Keep the new pairs whose whole sketches agree enough."""
         if not self._pending:
             return
-        new = np.unique(np.concatenate(self._pending))
-        self._pending.clear()
+        new = np.sort(np.concatenate(self._pending))
+        new = new[np.concatenate([[True], new[1:] != new[:-1]])]  # np.unique hashes, which is ten times slower
+        self._pending, self._waiting = [], 0
         if len(self.codes):
             at = np.minimum(np.searchsorted(self.codes, new), len(self.codes) - 1)
             new = new[self.codes[at] != new]
@@ -200,15 +206,17 @@ def _sparse_pairs(bucket: Array, refining: Array) -> Iterator[tuple[Array, Array
 def _counting(sizes: Array) -> Array:
     """0, 1, ... within each of the ranges that follow each other."""
     ends = np.cumsum(sizes)
-    return np.arange(int(sizes.sum())) - np.repeat(ends - sizes, sizes)
+    return np.asarray(np.arange(int(sizes.sum())) - np.repeat(ends - sizes, sizes))
 
 
 def agreement(matrix: Array, i: Array, j: Array) -> Array:
     """In how many places the sketches of each pair agree."""
+    words = matrix.view(np.uint64)
     out = np.empty(len(i), dtype=np.int64)
-    for start in range(0, len(i), _ROWS_A_PART):
-        part = slice(start, start + _ROWS_A_PART)
-        same = (matrix[i[part]] == matrix[j[part]]).view(np.uint64)
-        # eight places in a word; no byte of the sum of 16 words exceeds 16, so the multiplication adds them up
-        out[part] = (same.sum(axis=1) * np.uint64(0x0101010101010101)) >> np.uint64(56)
+    for start in range(0, len(i), _PAIRS_A_PART):
+        part = slice(start, start + _PAIRS_A_PART)
+        one, other = words.take(i[part], axis=0), words.take(j[part], axis=0)
+        same = np.add.reduce((one.view(np.uint8) == other.view(np.uint8)).view(np.uint64), axis=1)
+        # every byte of the sum of 16 words is at most 16; the multiplication adds up the eight bytes
+        out[part] = (same * np.uint64(0x0101010101010101)) >> np.uint64(56)
     return out

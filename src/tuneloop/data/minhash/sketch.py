@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 
 import numpy as np
 import polars as pl
@@ -87,7 +88,7 @@ def parts(sizes: Array, most: int) -> list[tuple[int, int]]:
         return []
     bins = np.cumsum(sizes, dtype=np.int64) // most
     cuts = [0, *(np.flatnonzero(np.diff(bins)) + 1).tolist(), len(sizes)]
-    return list(zip(cuts[:-1], cuts[1:], strict=True))
+    return list(pairwise(cuts))
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +103,7 @@ class Plan:
 @cache
 def plan(threshold: float, rows: int) -> Plan:
     """The most selective bands that keep to ``MISSED``: wider for more rows, because unrelated pairs grow with n²."""
-    wanted = max(2, math.ceil(math.log(max(rows, 2) / 2) / -math.log(_BACKGROUND)))
+    wanted = max(2, math.ceil(math.log(max(rows, 2) / 2) / -math.log(_BACKGROUND) - 1e-9))
     for width in range(min(wanted, 8), 1, -1):
         for bands in range(1, _MOST_BANDS + 1):
             if missed(threshold, width, bands) <= MISSED:
