@@ -127,6 +127,8 @@ def _pair(asked: list[Turn], better: list[Turn], worse: list[Turn]) -> list[Turn
         raise Unusable("wrong shape: the better and the worse conversation differ before the last answer")
     if {**good[0], "reasoning": None} == {**bad[0], "reasoning": None}:
         raise Unusable("no preference: the better and the worse answer are equal")
+    if not ((bad[0]["content"] or "").strip() or bad[0].get("tool_calls")):
+        raise Unusable("no preference: the worse answer is empty")
     if any(turn["role"] == "user" for turn in shared):
         told = [turn for turn in asked if turn["role"] == "system"] if shared[0]["role"] != "system" else []
         asked = [*told, *shared]
