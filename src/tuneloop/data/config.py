@@ -12,7 +12,9 @@ from pydantic import Field, field_validator, model_validator
 from tuneloop.config import Config, ConfigPath
 from tuneloop.types import Split
 
-Format = Literal["auto", "messages", "sharegpt", "alpaca", "pair", "classification", "text"]
+Format = Literal[
+    "auto", "messages", "sharegpt", "alpaca", "pair", "classification", "annotation", "preference", "kto", "text"
+]
 
 DEFAULT_STEPS = (
     "repair",
@@ -85,16 +87,21 @@ class DataConfig(Config):
     """The raw files: a path, or a list of paths or of {path, split, rows}."""
 
     format: Format = "auto"
-    """What a row is: auto, messages, sharegpt, alpaca, pair (prompt and response), classification or text."""
+    """What a row is: auto, messages, sharegpt, alpaca, pair (prompt and response), classification, annotation (text,
+    intent, entities, action), preference (a better and a worse answer), kto (answers judged good or bad) or text."""
 
     prompt_column: str | None = None
     """Column of what the user says; empty: found by its name."""
 
     response_column: str | None = None
-    """Column of what the assistant should answer; empty: found by its name."""
+    """Column of what the assistant should answer; empty: found by its name. Several, as in intent+entities+action:
+    their JSON is the answer."""
 
     label_column: str | None = None
     """Column of the class; without a response column the class is the answer. Empty: found by its name."""
+
+    keep_columns: tuple[str, ...] = ()
+    """Columns that travel with each record as its fields, e.g. customer_id."""
 
     encoding: str | None = None
     """Text encoding of the files, e.g. gb18030; empty: byte-order mark, UTF-8, then detection."""

@@ -50,16 +50,6 @@ USER, ANSWER = ("user", "Q"), ("assistant", "A")
             [("system", "S"), USER, ANSWER],
             None,
         ),
-        (
-            {
-                "conversations": [{"from": "human", "value": "Q"}],
-                "chosen": {"from": "gpt", "value": "A"},
-                "rejected": {},
-            },
-            "sharegpt",
-            [USER, ANSWER],
-            None,
-        ),
         ({"instruction": "Q", "input": "", "output": "A"}, "alpaca", [USER, ANSWER], None),
         ({"instruction": "Q", "input": "more", "output": "A"}, "alpaca", [("user", "Q\nmore"), ANSWER], None),
         (
@@ -101,12 +91,9 @@ def test_reasoning_travels_with_its_turn() -> None:
     assert found(row).parse(row).turns[1]["reasoning"] == "R"
 
 
-def test_text_parts_of_a_message_are_joined_and_images_are_refused_with_a_reason() -> None:
+def test_text_parts_of_a_message_are_joined() -> None:
     row = {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}]}
     assert said(found(row).parse(row)) == [("user", "a\nb")]
-    row = {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}]}
-    with pytest.raises(Unusable, match="unsupported: a content part of type 'image_url'"):
-        found(row).parse(row)
 
 
 @pytest.mark.parametrize(
@@ -116,14 +103,6 @@ def test_a_conversation_of_the_wrong_shape_costs_its_row_only(turns: Any) -> Non
     good = {"messages": [{"role": "user", "content": "Q"}]}
     with pytest.raises(Unusable):
         found(good).parse({"messages": turns})
-
-
-def test_an_answer_marked_as_bad_is_not_learned() -> None:
-    good = {"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}], "label": True}
-    detected = found(good)
-    assert detected.parse(good).label is None
-    with pytest.raises(Unusable, match="undesirable"):
-        detected.parse({**good, "label": False})
 
 
 def test_columns_can_be_named() -> None:

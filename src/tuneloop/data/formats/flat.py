@@ -1,0 +1,119 @@
+"""Rows that are nothing but columns of text: one row at a time, or a whole part of a file at once.
+
+``Flat.parse`` is the plain way and the oracle; ``Flat.columns`` computes the same with polars, for millions of rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from tuneloop.data.formats.nouns import Parsed, Row, Turn, says, unique
+from tuneloop.data.formats.values import answer, label, text
+from tuneloop.data.frame import TURN
+
+_SPACE = "".join(c for c in map(chr, range(0x3001)) if c.isspace())
+"""What Python calls space; polars' own strip leaves the separators U+001C to U+001F."""
+
+
+@dataclass(frozen=True, slots=True)
+class Flat:
+    """Which columns are asked (joined by line breaks, blank ones left out), answered, and so on.
+
+    The title stands on a line of its own before what is asked (or answered, where nothing is asked), unless it is
+    repeated there.
+    """
+
+    asked: tuple[str, ...]
+    answered: str | None = None
+    title: str | None = None
+    system: str | None = None
+    label: str | None = None
+
+    @property
+    def used(self) -> tuple[str, ...]:
+        return unique(*self.asked, self.answered, self.title, self.label, self.system)
+
+    def parse(self, row: Row) -> Parsed:
+        """One row."""
+        get = row.get
+        turns = []
+        if self.system and (told := text(get(self.system))).strip():
+            turns.append(says("system", told))
+        if self.asked:
+            turns.append(says("user", self._asked(row)))
+        if self.answered:
+            said = answer(get(self.answered))
+            turns.append(says("assistant", said if self.asked else self._titled(row, said)))
+        return Parsed(turns, label(get(self.label)) if self.label else None)
+
+    def _asked(self, row: Row) -> str:
+        if len(self.asked) == 1:
+            said = text(row.get(self.asked[0]))
+            return self._titled(row, said) if self.title else said
+        parts = [text(row.get(column)) for column in self.asked]
+        return self._titled(row, "\n".join(part for part in parts if part.strip()))
+
+    def _titled(self, row: Row, said: str) -> str:
+        heading = text(row.get(self.title)).strip() if self.title else ""
+        if not heading or heading in said:
+            return said
+        return f"{heading}\n{said}" if said.strip() else heading
+
+    def prompt(self, row: Row) -> list[Turn]:
+        """What stands before the answer."""
+        return [turn for turn in self.parse(row).turns if turn["role"] != "assistant"]
+
+    def columns(self, rows: Sequence[Row]) -> pl.DataFrame:
+        """Many rows: ``messages`` and ``label`` as the frame has them, in the same order."""
+        table = pl.DataFrame([_series(rows, c, answer if c == self.answered else text) for c in self.used])
+        title = pl.col(self.title).str.strip_chars(_SPACE) if self.title else None
+        turns = []
+        if self.asked:
+            filled = [pl.when(~_blank(pl.col(c))).then(pl.col(c)) for c in self.asked]
+            said = (
+                pl.col(self.asked[0]) if len(filled) == 1 else pl.concat_str(filled, separator="\n", ignore_nulls=True)
+            )
+            turns.append(_turn("user", said if title is None else _headed(title, said)))
+        if self.answered:
+            said = pl.col(self.answered)
+            turns.append(_turn("assistant", said if title is None or self.asked else _headed(title, said)))
+        messages = pl.concat_list(turns)
+        if self.system:
+            told = pl.col(self.system)
+            messages = pl.when(_blank(told)).then(messages).otherwise(pl.concat_list(_turn("system", told), *turns))
+        named: pl.Expr = pl.lit(None, dtype=pl.String)
+        if self.label:
+            line = pl.col(self.label).str.replace_all(f"[{_SPACE}]+", " ").str.strip_chars(" ")
+            named = pl.when(line != "").then(line)
+        return table.select(messages=messages.cast(pl.List(TURN)), label=named)
+
+
+def _series(rows: Sequence[Row], column: str, as_text: Callable[[Any], str]) -> pl.Series:
+    values = [row.get(column) for row in rows]
+    try:
+        return pl.Series(column, values, dtype=pl.String, strict=True).fill_null("")
+    except (TypeError, UnicodeEncodeError):  # numbers, lists, half characters: one by one
+        return pl.Series(column, [as_text(value) for value in values], dtype=pl.String)
+
+
+def _blank(column: pl.Expr) -> pl.Expr:
+    return column.str.strip_chars(_SPACE) == ""
+
+
+def _headed(title: pl.Expr, said: pl.Expr) -> pl.Expr:
+    return (
+        pl.when((title == "") | said.str.contains(title, literal=True))
+        .then(said)
+        .when(_blank(said))
+        .then(title)
+        .otherwise(title + "\n" + said)
+    )
+
+
+def _turn(role: str, content: pl.Expr) -> pl.Expr:
+    nothing = pl.lit(None, dtype=pl.String)
+    return pl.struct(role=pl.lit(role), content=content, reasoning=nothing, tool_calls=nothing, media=nothing)
