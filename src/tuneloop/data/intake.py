@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from itertools import islice
+from collections.abc import Iterator, Sequence
+from itertools import groupby, islice
 
 import polars as pl
 
 from tuneloop.data import formats, personal, sources
 from tuneloop.data.config import DataConfig
-from tuneloop.data.frame import make_frame
+from tuneloop.data.frame import SCHEMA, empty_frame, make_frame
 from tuneloop.data.parts import PART_BYTES, Facts, Work
 from tuneloop.data.readers.encoding import replace_surrogates
 from tuneloop.data.rows import READ, RawFile, RawRow
@@ -23,6 +23,10 @@ _FLUSH_S = 120.0
 """A part is also closed after this time: pages and recordings are dear, and a killed run must not read them twice."""
 
 
+_Read = tuple[RawRow, str, formats.Detected, int, str | None]
+"""A raw row with the name and format of its file, the index of its source, and the split that one prescribes."""
+
+
 class Intake:
     """Reads every source once, in order. What an earlier, killed run has read is not read again.
 
@@ -33,7 +37,7 @@ class Intake:
     def __init__(self, config: DataConfig, work: Work) -> None:
         self._config, self._work = config, work
         self._sources = sources.files(config)
-        self._rows: list[tuple[RawRow, str, formats.Detected, int, str | None]] = []
+        self._rows: list[_Read] = []
         self._bytes = 0
         self._since = time.monotonic()
         self.marks: list[Facts] = []
@@ -89,7 +93,7 @@ class Intake:
     def _late(self) -> bool:
         return len(self._rows) % 16 == 0 and time.monotonic() - self._since > _FLUSH_S
 
-    def _rows_of(self, source: sources.SourceFile) -> Iterator[tuple[RawRow, str, formats.Detected, int, str | None]]:
+    def _rows_of(self, source: sources.SourceFile) -> Iterator[_Read]:
         raw = sources.read(self._config, source)
         _refuse_unreadable(raw)
         detected = formats.detect(raw, self._config)
@@ -125,28 +129,47 @@ class Intake:
         return part
 
 
-def understand(rows: list[tuple[RawRow, str, formats.Detected, int, str | None]]) -> pl.DataFrame:
-    """Raw rows -> a frame."""
-    out = []
-    for row, name, detected, source, pinned in rows:
-        origin, raw = row.origin(name), replace_surrogates(row.raw)
-        problem, parsed = row.problem, _NOTHING
-        if problem is None:
-            try:
-                parsed = formats.understand(row, detected)
-            except formats.Unusable as error:
-                problem = (READ, str(error))
-        step, reason = problem or (None, None)
-        out.append(
-            (record_id(raw, origin), origin, name, row.line, raw, source, pinned, parsed.turns, parsed.label,
-             parsed.desirable, parsed.tools, parsed.fields, step, reason)
-        )  # fmt: skip
-    columns = zip(*out, strict=True) if out else ([] for _ in _COLUMNS)
-    return make_frame(dict(zip(_COLUMNS, columns, strict=True)))
+def understand(rows: Sequence[_Read]) -> pl.DataFrame:
+    """Raw rows -> a frame. Rows of one file stand together, so each file is understood at once."""
+    parts = [_understand(list(run)) for _, run in groupby(rows, key=lambda row: row[1])]
+    return pl.concat(parts) if parts else empty_frame()
 
 
-_COLUMNS = ("id", "origin", "file", "line", "raw", "source", "pinned", "messages", "label", "desirable", "tools", "fields",
-            "dropped_step", "dropped_reason")  # fmt: skip
+def _understand(rows: Sequence[_Read]) -> pl.DataFrame:
+    """Rows of one file."""
+    _, name, detected, source, pinned = rows[0]
+    origins = [row.origin(name) for row, *_ in rows]
+    raws = [replace_surrogates(row.raw) for row, *_ in rows]
+    problems = [row.problem or (None, None) for row, *_ in rows]
+    place = make_frame(
+        {
+            "id": list(map(record_id, raws, origins)),
+            "origin": origins,
+            "file": [name] * len(rows),
+            "line": [row.line for row, *_ in rows],
+            "raw": raws,
+            "source": [source] * len(rows),
+            "pinned": [pinned] * len(rows),
+            "messages": [[]] * len(rows),
+            "dropped_step": [step for step, _ in problems],
+            "dropped_reason": [reason for _, reason in problems],
+        }
+    )
+    readable = [k for k, row in enumerate(rows) if row[0].problem is None]
+    meaning = formats.understand_all([rows[k][0].fields for k in readable], detected)
+    if len(readable) < len(rows):
+        at = pl.DataFrame({"_at": range(len(rows))}, schema={"_at": pl.Int64})
+        known = meaning.with_columns(_at=pl.Series(readable, dtype=pl.Int64))
+        meaning = at.join(known, on="_at", how="left", maintain_order="left").drop("_at")
+        meaning = meaning.with_columns(pl.coalesce("messages", place["messages"]).alias("messages"))
+    unusable = meaning["problem"].is_not_null()
+    return place.with_columns(
+        meaning.drop("problem"),
+        dropped_step=pl.when(unusable).then(pl.lit(READ)).otherwise("dropped_step"),
+        dropped_reason=pl.when(unusable).then(meaning["problem"]).otherwise("dropped_reason"),
+    ).select(list(SCHEMA))
+
+
 _NOTHING = formats.Parsed([])
 
 

@@ -44,7 +44,8 @@ def run(config: DataConfig, out: RunDir) -> DataArtifact:
         _refuse_nothing(total, out)
     for name in SPLITS:
         _concatenate([stage.work.path(f"out-{name}", part, ".jsonl") for part in stage.parts], out / f"{name}.jsonl")
-    facts = summary.build(config, stage.intake, stage.counts, stage.notes, total, labels, ledger.clusters(out / LEDGER))
+    found = {"clusters": ledger.clusters(out / LEDGER), "balance": stage.balance}
+    facts = summary.build(config, stage.intake, stage.counts, stage.notes, total, labels, found)
     out.write_json(SUMMARY, facts)
     for count in stage.counts:
         out.log_metrics(step=count.step, rows=count.rows, seconds=round(count.seconds, 4))
@@ -71,6 +72,7 @@ class _Stage:
         self.parts: list[int] = []
         self.counts: list[StepCount] = []
         self.notes: list[str] = []
+        self.balance: list[Facts] = []
 
     def task(self, segment: int, part: int) -> Task:
         return Task(self.work, self.config, self.plan, segment, part)
@@ -146,13 +148,19 @@ class _Stage:
             for part, mine in zip(self.parts, cut(decided.verdicts, self._heights), strict=True):
                 self.work.put(f"verdict-{k}", part, mine)
             gone = decided.verdicts.filter(pl.col("reason").is_not_null())["step"].value_counts()
-            facts = {"labels": list(decided.labels), "notes": list(decided.notes), "dropped": dict(gone.iter_rows())}
+            facts = {
+                "labels": list(decided.labels),
+                "notes": list(decided.notes),
+                "dropped": dict(gone.iter_rows()),
+                "balance": [found.to_json() for found in decided.balance],
+            }
             mark = self.work.mark(f"verdict-{k}", -1, facts)
         rows = sum(self._heights)
         for name, dropped in sorted(mark["dropped"].items(), key=lambda item: item[0] != split.STEP):
             self.counts.append(StepCount(name, rows, dropped, 0, 0.0))
             rows -= dropped
         self.notes += mark["notes"]
+        self.balance = mark["balance"]
         return tuple(mark["labels"])
 
     def emit(self, labels: tuple[str, ...]) -> list[Facts]:

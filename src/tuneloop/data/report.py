@@ -63,7 +63,9 @@ def render(
         _reasons(show, facts, total, named),
         _changes(show, total),
         _classes(show, facts["classes"]),
+        _balance(show, facts["balance"]),
         _lengths(total["lengths"]),
+        _languages(total["scripts"]),
         _personal(facts, total["personal_rows"]),
         _clusters(show, facts["clusters"], named),
         _files(facts["files"]),
@@ -162,6 +164,41 @@ def _classes(show: Show, classes: Mapping[str, Mapping[str, int]]) -> page.Html 
         page.table(["class", *SPLITS, "all", ""], rows),
         *more,
     )
+
+
+_VERDICT = {"pass": "good", "fail": "bad", "undecided": "unsure"}
+
+
+def _balance(show: Show, balance: Sequence[Mapping[str, Any]]) -> page.Html | str:
+    """Whether each split has the classes of the whole."""
+    if not balance:
+        return ""
+    rows = [
+        (
+            show(found["field"], 40),
+            found["split"],
+            found["rows"],
+            f"{found['kl_nats']:.3f}",
+            page.Html(f'<b class="{_VERDICT[found["decision"]]}">{found["decision"]}</b>'),
+            show(found["reason"], 600),
+        )
+        for found in balance
+    ]
+    return page.section(
+        "Balance of the splits",
+        page.paragraph(
+            "Kullback-Leibler divergence of each split's classes from those of all rows, in nats.", soft=True
+        ),
+        page.table(["field", "split", "rows", "divergence", "verdict", "why"], rows),
+    )
+
+
+def _languages(scripts: Mapping[str, int]) -> page.Html | str:
+    if not scripts:
+        return ""
+    order = dict(sorted(scripts.items(), key=lambda item: -item[1]))
+    note = "By the letters of kept rows. The step language tells languages of one script apart."
+    return page.section("Languages", page.bars(order, unit="rows"), page.paragraph(note, soft=True))
 
 
 def _lengths(lengths: Mapping[str, Mapping[str, int]]) -> page.Html:

@@ -25,12 +25,13 @@ def build(
     notes: Sequence[str],
     total: Mapping[str, Any],
     labels: tuple[str, ...],
-    clusters: list[dict[str, Any]],
+    found: Mapping[str, list[dict[str, Any]]],
 ) -> Facts:
     """Plain JSON. Times are left out: the same rows give the same bytes.
 
     Args:
         total: The sum of the tallies of all parts.
+        found: ``clusters`` of duplicates, and ``balance`` of the splits.
     """
     fates = {name: total["fates"].get(name, 0) for name in SPLITS}
     kept = sum(fates.values())
@@ -52,13 +53,15 @@ def build(
         "steps": step_counts,
         "classes": classes,
         "leaks_removed": dropped["leak"],
+        "scripts": dict(sorted(total["scripts"].items())),
         "personal_data": dict(sorted(total["personal"].items())),
-        "clusters": clusters,
+        **found,
         "warnings": [
             *_step_warnings(config, step_counts),
-            *_cluster_warnings(clusters, total["rows"]),
+            *_cluster_warnings(found["clusters"], total["rows"]),
             *notes,
             *_split_warnings(classes, fates),
+            *(f"{b['split']} split, {b['field']}: {b['reason']}" for b in found["balance"] if b["decision"] == "fail"),
         ],
     }
 

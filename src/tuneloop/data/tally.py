@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from tuneloop.data.frame import REJECTED
+from tuneloop.data.frame import REJECTED, spoken
 from tuneloop.types import SPLITS
 
 DROPPED = "dropped"
@@ -36,6 +36,7 @@ def of(book: pl.DataFrame) -> dict[str, Any]:
         "personal": _counts(types),
         "personal_rows": int((book["redactions"].list.len() > 0).sum()),
         "lengths": _lengths(kept),
+        "scripts": _counts(script(spoken(kept, prompt_only=False))),
         "changed_messages": _counts(_changes(book)["step"]),
         "drop_samples": _samples(gone.select("category", "origin", "raw", "reason", "partner"), "category"),
         "change_samples": _samples(_changes(book), "step"),
@@ -76,6 +77,38 @@ def _samples(rows: pl.DataFrame, key: str) -> dict[str, list[dict[str, Any]]]:
     return {
         name: found.head(SAMPLES).drop(key).to_dicts() for (name,), found in rows.group_by(key, maintain_order=True)
     }
+
+
+_SCRIPTS = {
+    "Latin (English and others)": r"\p{Latin}",
+    "Han (Chinese)": r"\p{Han}",
+    "Kana (Japanese)": r"[\p{Hiragana}\p{Katakana}]",
+    "Hangul (Korean)": r"\p{Hangul}",
+    "Cyrillic": r"\p{Cyrillic}",
+    "Arabic": r"\p{Arabic}",
+}
+_BEGINNING = 400
+
+
+def script(texts: pl.Series) -> pl.Series:
+    """The writing of each text: that of most of its first letters. Japanese is known by its kana."""
+    start = pl.col("text").str.slice(0, _BEGINNING)
+    counted = texts.to_frame("text").select(
+        start.str.count_matches(shape).alias(name) for name, shape in _SCRIPTS.items()
+    )
+    kana, han = pl.col("Kana (Japanese)"), pl.col("Han (Chinese)")
+    japanese = kana * 10 > han
+    counted = counted.with_columns(
+        pl.when(japanese).then(kana + han).otherwise(0).cast(pl.UInt32).alias("Kana (Japanese)"),
+        pl.when(japanese).then(0).otherwise(han).cast(pl.UInt32).alias("Han (Chinese)"),
+    )
+    best = pl.concat_list(pl.all()).list.arg_max()
+    found = pl.max_horizontal(pl.all()) > 0
+    return counted.select(
+        pl.when(found)
+        .then(best.replace_strict(dict(enumerate(_SCRIPTS)), return_dtype=pl.String))
+        .otherwise(pl.lit("other"))
+    ).to_series()
 
 
 def _lengths(kept: pl.DataFrame) -> dict[str, dict[str, int]]:
