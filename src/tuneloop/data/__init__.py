@@ -19,6 +19,7 @@ from tuneloop.data.artifact import DataArtifact, load, read_records
 from tuneloop.data.config import DataConfig, SourceConfig, StepConfig
 
 if TYPE_CHECKING:
+    from tuneloop.data.makers import Ask
     from tuneloop.data.ledger import Change, Explanation
     from tuneloop.rundir import RunDir
 
@@ -37,8 +38,14 @@ __all__ = [
 ]
 
 
-def run(config: DataConfig, out: RunDir) -> DataArtifact:
-    """Read, clean, redact, deduplicate and split; write records, ledger, summary and report into ``out``.
+def run(config: DataConfig, out: RunDir, *, ask: Ask | None = None, asked: str = "") -> DataArtifact:
+    """Read, clean, redact, deduplicate, split and make more; write records, ledger, summary and report into ``out``.
+
+    A killed run goes on where it was when it is started again with the same configuration and folder.
+
+    Args:
+        ask: Puts conversations ({role, content} each) to a model, for makers that need one; returns an answer for each.
+        asked: What that model is called; an answer of another model is not taken from the cache.
 
     Raises:
         DataError: A source is missing, empty, not text or without a usable column; or no row is left to train on.
@@ -46,7 +53,7 @@ def run(config: DataConfig, out: RunDir) -> DataArtifact:
     """
     from tuneloop.data import pipeline
 
-    return pipeline.run(config, out)
+    return pipeline.run(config, out, ask, asked)
 
 
 def input_hashes(config: DataConfig) -> dict[str, str]:
