@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 SHINGLE = 5
@@ -96,6 +97,19 @@ def candidates(texts: Sequence[str], threshold: float) -> tuple[list[tuple[int, 
     j, i = codes // n, codes % n
     likely = _agreement(sketch, i, j) >= threshold - 0.2  # over five standard deviations below the threshold
     return list(zip(i[likely].tolist(), j[likely].tolist(), strict=True)), capped
+
+
+def near_pairs(texts: pl.Series, threshold: float = 0.8) -> pl.DataFrame:
+    """All pairs of texts that are at least ``threshold`` similar, compared as they are.
+
+    Returns:
+        i, j (Int64, positions, i < j) and similarity (Float64, exact), sorted by j and then i.
+    """
+    pairs, _ = candidates(texts.to_list(), threshold)
+    sets = {k: shingles(texts[k]) for k in {k for pair in pairs for k in pair}}
+    rows = [(i, j, jaccard(sets[i], sets[j])) for i, j in pairs]
+    schema = {"i": pl.Int64, "j": pl.Int64, "similarity": pl.Float64}
+    return pl.DataFrame(rows, schema=schema, orient="row").filter(pl.col("similarity") >= threshold)
 
 
 def _buckets(band: Array) -> Iterator[Array]:
