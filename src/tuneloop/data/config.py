@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from tuneloop.config import Config, ConfigPath
 from tuneloop.types import Split
@@ -56,6 +56,27 @@ class StepConfig(Config):
 
     options: Mapping[str, Any] = {}
     """What the step can be told, e.g. ``{threshold: 0.9}`` for near_duplicates."""
+
+
+class MakerConfig(Config):
+    """One maker of new training rows. In YAML a bare name is enough."""
+
+    name: str
+    """Name of a built-in maker or of one that an installed package registers under ``tuneloop.makers``."""
+
+    options: Mapping[str, Any] = {}
+    """What the maker can be told, e.g. ``{rate: 0.1}`` for typos; relative paths begin where the YAML file is."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known(cls, value: Any, info: ValidationInfo) -> Any:
+        from tuneloop.data.makers import check
+
+        value = {"name": value} if isinstance(value, str) else value
+        if isinstance(value, Mapping) and isinstance(value.get("name"), str):
+            folder = (info.context or {}).get("folder")
+            return {**value, "options": check(value["name"], value.get("options") or {}, folder)}
+        return value
 
 
 class DataConfig(Config):
@@ -114,6 +135,9 @@ class DataConfig(Config):
 
     steps: tuple[StepConfig, ...] = tuple(StepConfig(name=name) for name in DEFAULT_STEPS)
     """Cleaning steps in order: names, or {name, options}."""
+
+    makers: tuple[MakerConfig, ...] = ()
+    """What makes new rows from the training split: names, or {name, options}."""
 
     train_ratio: float = 0.70
     """Share of the rows that train."""
