@@ -57,7 +57,7 @@ def sample(frame: pl.DataFrame, config: DataConfig) -> tuple[pl.DataFrame, list[
         if mine.height <= source.rows:
             if mine.height < source.rows:
                 warnings.append(
-                    f"{source.path.name} has {mine.height:,} clean rows, fewer than the {source.rows:,} asked for"
+                    f"{source.title} has {mine.height:,} clean rows, fewer than the {source.rows:,} asked for"
                 )
             continue
         ranked = _hash_order(mine, config.seed)
