@@ -25,7 +25,7 @@ def take(rows: Rows, config: DataConfig, drops: Drops) -> list[str]:
         mine = np.flatnonzero(rows.alive & (rows.source == index))
         if len(mine) < source.rows:
             warnings.append(
-                f"{source.path.name} has {len(mine):,} clean rows, fewer than the {source.rows:,} asked for"
+                f"{source.title} has {len(mine):,} clean rows, fewer than the {source.rows:,} asked for"
             )
         if len(mine) <= source.rows:
             continue
