@@ -87,6 +87,9 @@ class StepBase(Config):
     def notes(self) -> Sequence[str]:
         return ()
 
+    def prepare(self) -> None:
+        """Look for what the options name (a model, a key), so that a run fails before it begins."""
+
 
 class WholeBase(StepBase):
     """A step that compares rows with each other: ``digest`` and ``decide`` are its own."""
