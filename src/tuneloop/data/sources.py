@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tuneloop.data import documents
 from tuneloop.data.config import DataConfig, SourceConfig
 from tuneloop.data.readers import BY_SUFFIX, ReadOptions, reader_of
 from tuneloop.data.rows import RawFile
@@ -36,6 +37,7 @@ def files(config: DataConfig) -> list[SourceFile]:
     for k, path in enumerate(paths):
         if path in paths[:k]:
             raise DataError("the file is named twice", where=str(path), hint="keep it in one entry of data.sources")
+    documents.check(config.documents, paths)
     return [SourceFile(path, name, i) for (path, i), name in zip(found, _short_names(paths), strict=True)]
 
 
@@ -91,5 +93,5 @@ def read(config: DataConfig, file: SourceFile) -> RawFile:
     Raises:
         DataError: It is empty, damaged as a whole, or cannot be opened.
     """
-    options = ReadOptions(encoding=config.encoding, delimiter=config.delimiter)
+    options = ReadOptions(encoding=config.encoding, delimiter=config.delimiter, documents=config.documents)
     return reader_of(file.path)(file.path, file.name, options)

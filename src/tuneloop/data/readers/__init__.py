@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from tuneloop.data.documents import AUDIO_SUFFIXES, IMAGE_SUFFIXES, DocumentConfig
 from tuneloop.data.rows import RawFile
 
 
@@ -20,6 +21,9 @@ class ReadOptions:
 
     encoding: str | None = None
     delimiter: str | None = None
+    documents: DocumentConfig = field(default_factory=DocumentConfig)
+    media_folder: Path | None = None
+    """Where readers save the images that rows refer to; None: text only."""
 
 
 Reader = Callable[[Path, str, ReadOptions], RawFile]
@@ -27,6 +31,12 @@ Reader = Callable[[Path, str, ReadOptions], RawFile]
 _TEXT = "tuneloop.data.readers.text:read"
 BY_SUFFIX: Mapping[str, str] = {
     **dict.fromkeys((".csv", ".tsv", ".tab", ".jsonl", ".ndjson", ".json", ".txt", ".md"), _TEXT),
+    **dict.fromkeys((".html", ".htm", ".xhtml"), f"{__name__}.html:read"),
+    ".pdf": f"{__name__}.pdf:read",
+    ".docx": f"{__name__}.docx:read",
+    **dict.fromkeys(IMAGE_SUFFIXES, f"{__name__}.scan:read"),
+    **dict.fromkeys(AUDIO_SUFFIXES, f"{__name__}.audio:read"),
+    ".dcm": f"{__name__}.dicom:read",
 }
 """Suffix -> reader. Text of any suffix is also recognised by its content."""
 
