@@ -29,6 +29,7 @@ _NEEDS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     ".dcm": ("dicom", ("pydicom", "PIL")),
 }
 """Suffix -> (the extra that reads it, the modules that must be there)."""
+_PACKED = (".gz", ".zst", ".bz2", ".xz")
 
 
 class DocumentConfig(Config):
@@ -94,7 +95,8 @@ def check(config: DocumentConfig, paths: Iterable[Path]) -> None:
     """
     first: dict[str, Path] = {}
     for path in paths:
-        first.setdefault(path.suffix.lower(), path)
+        inner = path.with_suffix("") if path.suffix.lower() in _PACKED else path
+        first.setdefault(inner.suffix.lower(), path)
     for suffix, path in first.items():
         extra, modules = _NEEDS.get(suffix, ("", ()))
         missing = [module for module in modules if importlib.util.find_spec(module) is None]

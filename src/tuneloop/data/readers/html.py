@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gzip
 import re
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +28,7 @@ _NEVER = "script, style, noscript, template, svg, nav, aside, form, iframe"
 
 
 def read(path: Path, name: str, options: ReadOptions) -> RawFile:
-    """Read a page (also one compressed by gzip) as one row; a page without text becomes a row with its reason.
+    """Read a page as one row; a page without text becomes a row with its reason.
 
     Raises:
         MissingExtraError: The documents extra is not installed.
@@ -42,11 +40,6 @@ def read(path: Path, name: str, options: ReadOptions) -> RawFile:
 
 def _row(path: Path, name: str, options: ReadOptions, facts: dict[str, Any]) -> RawRow:
     data = path.read_bytes()
-    if data.startswith(b"\x1f\x8b"):
-        try:
-            data = gzip.decompress(data)
-        except (EOFError, OSError, zlib.error) as error:
-            return RawRow(1, "", problem=(READ, f"damaged: the gzip archive breaks off ({error})"))
     if not data.strip():
         return RawRow(1, "", problem=(READ, "empty: the file has no text"))
     source, facts["encoding"] = decode(data, name, options.encoding)
