@@ -19,8 +19,8 @@ from tuneloop.data.artifact import DataArtifact, load, read_records
 from tuneloop.data.config import DataConfig, SourceConfig, StepConfig
 
 if TYPE_CHECKING:
-    from tuneloop.data.makers import Ask
     from tuneloop.data.ledger import Change, Explanation
+    from tuneloop.data.makers import Ask
     from tuneloop.rundir import RunDir
 
 __all__ = [

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from tuneloop.config import Config, ConfigPath
+from tuneloop.data.documents import DocumentConfig
 from tuneloop.types import Split
 
 Format = Literal[
@@ -199,6 +200,9 @@ class DataConfig(Config):
 
     delimiter: str | None = None
     """Column separator of CSV files; empty: found from the rows."""
+
+    documents: DocumentConfig = DocumentConfig()
+    """How web pages, PDF, Word, scans, recordings and DICOM become rows."""
 
     system: str | None = None
     """System prompt put in front of rows that have none; {labels} becomes the classes of the training split."""

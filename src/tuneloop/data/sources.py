@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tuneloop.data import documents
 from tuneloop.data.config import DataConfig, SourceConfig
 from tuneloop.data.readers import BY_SUFFIX, DATABASES, ReadOptions, is_database, is_readable, reader_of
 from tuneloop.data.readers.unpack import inner_name
@@ -53,6 +54,7 @@ def files(config: DataConfig) -> list[SourceFile]:
             where = str(one.path) if one.path else "/".join(one.parts)
             raise DataError("the file is named twice", where=where, hint="keep it in one entry of data.sources")
         seen.add(one.parts)
+    documents.check(config.documents, [one.path for one, _ in found if one.path is not None])
     names = _short_names([one for one, _ in found])
     return [SourceFile(one.path, name, i) for (one, i), name in zip(found, names, strict=True)]
 
@@ -140,14 +142,17 @@ def _hash(config: DataConfig, file: SourceFile) -> str:
     return digest.hexdigest()
 
 
-def read(config: DataConfig, file: SourceFile) -> RawFile:
+def read(config: DataConfig, file: SourceFile, media_folder: Path | None = None) -> RawFile:
     """Begin to read one file, table or query.
+
+    Args:
+        media_folder: Where images that rows refer to are saved; None: text only.
 
     Raises:
         DataError: It is empty, damaged as a whole, or cannot be opened; or a database refuses.
     """
     source = config.sources[file.source]
-    options = ReadOptions(config.encoding, config.delimiter, source.table, source.query)
+    options = ReadOptions(config.encoding, config.delimiter, source.table, source.query, config.documents, media_folder)
     if file.path is None:
         from tuneloop.data.readers import database
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from tuneloop.data.documents import AUDIO_SUFFIXES, IMAGE_SUFFIXES, DocumentConfig
 from tuneloop.data.readers.unpack import first_bytes, inner_name, packing, read_unpacked
 from tuneloop.data.rows import RawFile
 
@@ -23,6 +24,9 @@ class ReadOptions:
     delimiter: str | None = None
     table: str | None = None
     query: str | None = None
+    documents: DocumentConfig = field(default_factory=DocumentConfig)
+    media_folder: Path | None = None
+    """Where readers save the images that rows refer to; None: text only."""
 
 
 Reader = Callable[[Path, str, ReadOptions], RawFile]
@@ -37,6 +41,12 @@ BY_SUFFIX: Mapping[str, str] = {
     **dict.fromkeys((".parquet", ".pq", ".arrow", ".arrows", ".feather", ".ipc"), _COLUMNAR),
     **dict.fromkeys((".xlsx", ".xlsm", ".xls", ".xlsb", ".ods"), "tuneloop.data.readers.workbook:read"),
     **dict.fromkeys(DATABASES, _DATABASE),
+    **dict.fromkeys((".html", ".htm", ".xhtml"), f"{__name__}.html:read"),
+    ".pdf": f"{__name__}.pdf:read",
+    ".docx": f"{__name__}.docx:read",
+    **dict.fromkeys(IMAGE_SUFFIXES, f"{__name__}.scan:read"),
+    **dict.fromkeys(AUDIO_SUFFIXES, f"{__name__}.audio:read"),
+    ".dcm": f"{__name__}.dicom:read",
 }
 """Suffix -> reader. Text of any suffix is also recognised by its content."""
 _BY_CONTENT = ((b"SQLite format 3\x00", _DATABASE), (b"PAR1", _COLUMNAR), (b"ARROW1", _COLUMNAR))
