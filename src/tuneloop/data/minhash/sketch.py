@@ -131,7 +131,7 @@ def _none(a: int, width: int, bands: int) -> float:
         (-1) ** k * math.comb(bands, k) * math.comb(HASHES - k * width, a - k * width)
         for k in range(min(bands, a // width) + 1)
     )
-    return ways / math.comb(HASHES, a)
+    return float(ways / math.comb(HASHES, a))
 
 
 def agreeing(threshold: float) -> int:

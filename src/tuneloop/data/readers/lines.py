@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
+from tuneloop.data.readers.cut import cut
 from tuneloop.data.readers.stream import LONGEST, TextStream
 from tuneloop.data.rows import READ, RawFile, RawRow
 
@@ -64,6 +65,23 @@ def _plain_rows(text: TextStream, facts: dict[str, Any]) -> Iterator[RawRow]:
         else:
             yield RawRow(number, line, {"text": line})
     yield from text.cut_off(number + 1)
+
+
+def read_pieces(text: TextStream, name: str, how: Literal["paragraphs", "sections", "file"]) -> RawFile:
+    """One row a paragraph, a section under a Markdown heading, or the whole text; columns ``text`` and ``title``."""
+    facts = {"encoding": text.encoding, "cut": how}
+    return RawFile.start(name, _piece_rows(text, how), ("text", "title"), facts)
+
+
+def _piece_rows(text: TextStream, how: Literal["paragraphs", "sections", "file"]) -> Iterator[RawRow]:
+    end = 1
+    for piece in cut(text.lines(), how):
+        end = piece.line + piece.text.count("\n") + 1
+        if problem := text.problem(piece.text):
+            yield RawRow(piece.line, text.shown(piece.text), problem=problem)
+        else:
+            yield RawRow(piece.line, piece.text, {"text": piece.text, "title": piece.title})
+    yield from text.cut_off(end)
 
 
 def looks_like_json_lines(text: TextStream) -> bool:

@@ -28,7 +28,9 @@ def read(path: Path, name: str, options: ReadOptions) -> RawFile:
             return lines.read_json_lines(text, name)
         return array.read_json(text, name)
     if suffix in (".txt", ".md"):
-        return lines.read_plain(text, name)
+        how = options.documents.text
+        how = ("sections" if suffix == ".md" else "lines") if how == "auto" else how
+        return lines.read_plain(text, name) if how == "lines" else lines.read_pieces(text, name, how)
     return table.read_table(text, name, delimiter=options.delimiter)
 
 

@@ -154,10 +154,10 @@ def check(name: str, options: Mapping[str, Any]) -> None:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
-        message = first["msg"].removeprefix("Value error, ")
-        raise ValueError(
-            f"step {name!r}, option {key!r}: {message}\nhint: its options are: {', '.join(kind.model_fields) or 'none'}"
-        ) from None
+        message, _, hint = first["msg"].removeprefix("Value error, ").partition("\nhint: ")
+        place = f", option {key!r}" if key else ""
+        known = f"its options are: {', '.join(kind.model_fields) or 'none'}"
+        raise ValueError(f"step {name!r}{place}: {message}\nhint: {hint or known}") from None
 
 
 def build(steps: Sequence[StepConfig]) -> Iterator[Step]:
