@@ -30,6 +30,7 @@ __all__ = [
     "Explanation",
     "SourceConfig",
     "StepConfig",
+    "asks",
     "explain",
     "input_hashes",
     "load",
@@ -65,6 +66,13 @@ def input_hashes(config: DataConfig) -> dict[str, str]:
     from tuneloop.data import sources
 
     return sources.input_hashes(config)
+
+
+def asks(config: DataConfig) -> bool:
+    """Whether a maker of this configuration puts questions to the ``ask`` of ``run``."""
+    from tuneloop.data import makers
+
+    return any(makers.create(maker.name, maker.options).asks for maker in config.makers)
 
 
 def explain(folder: Path, row_id: str) -> Explanation:

@@ -125,6 +125,10 @@ class Synthesise(MakerBase):
             raise ValueError("the prompt does not ask for a JSON array\nhint: say so in it, or set rows_per_request: 1")
         return self
 
+    @property
+    def asks(self) -> bool:
+        return self.endpoint is None
+
     def ready(self, *, can_ask: bool) -> None:
         if self.endpoint is not None:
             need("httpx", "synthesis")
