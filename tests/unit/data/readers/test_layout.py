@@ -15,7 +15,9 @@ def texts(found: list[list[Box]]) -> list[list[str]]:
 
 
 def test_boxes_on_one_line_are_read_left_to_right_whatever_their_order() -> None:
-    assert texts(blocks([line(110, 0, "world"), line(0, 1, "below"), line(0, 0, "hello")])) == [["hello world", "below"]]
+    assert texts(blocks([line(110, 0, "world"), line(0, 1, "below"), line(0, 0, "hello")])) == [
+        ["hello world", "below"]
+    ]
 
 
 def test_a_wide_gap_in_a_line_becomes_a_tab() -> None:
