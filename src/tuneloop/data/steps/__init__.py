@@ -30,6 +30,11 @@ BUILT_IN: Mapping[str, str] = {
     "empty": "tuneloop.data.steps.complete:Empty",
     "truncated": "tuneloop.data.steps.complete:Truncated",
     "redact": "tuneloop.data.steps.redact:Redact",
+    "chinese": "tuneloop.data.steps.chinese:Chinese",
+    "length": "tuneloop.data.steps.length:Length",
+    "repetition": "tuneloop.data.steps.repetition:Repetition",
+    "symbols": "tuneloop.data.steps.symbols:Symbols",
+    "language": "tuneloop.data.steps.language:Language",
     "exact_duplicates": "tuneloop.data.steps.exact:ExactDuplicates",
     "near_duplicates": "tuneloop.data.steps.near:NearDuplicates",
 }
