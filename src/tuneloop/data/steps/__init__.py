@@ -35,6 +35,7 @@ BUILT_IN: Mapping[str, str] = {
     "repetition": "tuneloop.data.steps.repetition:Repetition",
     "symbols": "tuneloop.data.steps.symbols:Symbols",
     "language": "tuneloop.data.steps.language:Language",
+    "toxicity": "tuneloop.data.steps.toxicity:Toxicity",
     "exact_duplicates": "tuneloop.data.steps.exact:ExactDuplicates",
     "near_duplicates": "tuneloop.data.steps.near:NearDuplicates",
 }

@@ -11,9 +11,9 @@ import polars as pl
 from pydantic import Field, PrivateAttr, model_validator
 
 from tuneloop.config import ConfigPath
-from tuneloop.data.frame import VERDICTS
 from tuneloop.data.steps import WholeBase
 from tuneloop.data.steps.parts import CJK, Part, part
+from tuneloop.data.steps.verdicts import verdicts
 from tuneloop.errors import ConfigError, need
 
 TOKENS_PER_CHARACTER = 0.3
@@ -101,11 +101,7 @@ class Length(WholeBase):
                 long = pl.format(f"too long: {said}, at most {high} are wanted", unit)
                 reasons.append(pl.when(pl.col(unit) > high).then(long))
                 self._note(sizes, unit, "max", high)
-        judged = sizes.select("at", reason=pl.coalesce(*reasons, pl.lit(None, dtype=pl.String)))
-        missing = (
-            pl.lit(None, dtype=kind).alias(name) for name, kind in VERDICTS.items() if name not in judged.columns
-        )
-        return judged.filter(pl.col("reason").is_not_null()).with_columns(*missing).select(list(VERDICTS))
+        return verdicts(sizes.select("at", reason=pl.coalesce(*reasons, pl.lit(None, dtype=pl.String))))
 
     def _note(self, sizes: pl.DataFrame, unit: str, side: str, limit: int) -> None:
         """Say so when one limit drops more than a tenth: it was most likely made for other data."""

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from itertools import pairwise
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
 from tuneloop.data.frame import REJECTED, drop, turns
+from tuneloop.data.ngrams import Array, chunks
 from tuneloop.data.steps import StepBase
 from tuneloop.data.steps.parts import CJK
 
@@ -19,9 +18,6 @@ _WORD = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Hangul}]|[\p{L}\p{M}\p{N}_]+"
 """A run of letters and digits is a word; each CJK character stands for itself."""
 _CJK_CHARACTERS_PER_WORD = 2
 """Most Chinese words have two characters: n words are 2n characters there."""
-_CHUNK_CHARACTERS = 4_000_000
-
-Array = NDArray[Any]
 
 
 class Repetition(StepBase):
@@ -91,11 +87,13 @@ class Repetition(StepBase):
     def judge(self, texts: pl.Series, units_per_word: int = 1) -> list[str | None]:
         """What each text repeats too much of, or None."""
         reasons: list[str | None] = [None] * len(texts)
-        for start, chunk in _chunks(texts):
+        start = 0
+        for chunk in chunks(texts):
             for words, limit, share in self._shares(chunk, units_per_word):
                 allowed = limit * self.tolerance
                 for k in np.flatnonzero(share > allowed).tolist():
                     reasons[start + k] = reasons[start + k] or f"{share[k]:.0%} of it {words} (limit {allowed:.0%})"
+            start += len(chunk)
         return reasons
 
     def _shares(self, texts: pl.Series, units_per_word: int) -> Iterator[tuple[str, float, Array]]:
@@ -132,16 +130,6 @@ def _spread(shares: Array, at: Array, n: int) -> Array:
     out = np.zeros(n)
     out[at] = shares
     return out
-
-
-def _chunks(texts: pl.Series) -> Iterator[tuple[int, pl.Series]]:
-    """Parts of about ``_CHUNK_CHARACTERS``, each with its first position."""
-    if not len(texts):
-        return
-    part = (texts.str.len_chars().cast(pl.Int64).cum_sum() // _CHUNK_CHARACTERS).to_numpy()
-    edges = [0, *(np.flatnonzero(np.diff(part)) + 1).tolist(), len(texts)]
-    for start, end in pairwise(edges):
-        yield start, texts[start:end]
 
 
 def duplicate_pieces(texts: pl.Series, separator: str) -> tuple[Array, Array]:
