@@ -34,8 +34,8 @@ class Server:
     under_way: int = 0
     most_under_way: int = 0
     hold_from: int | None = None
-    """From the request with this number on, answers are held back until ``release`` is set."""
-    held: threading.Event = field(default_factory=threading.Event)
+    """From the request with this number on, answers are held back until ``release`` is set, and then not given."""
+    held: int = 0
     release: threading.Event = field(default_factory=threading.Event)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -72,7 +72,8 @@ def _handler(server: Server) -> type[BaseHTTPRequestHandler]:
                 server.most_under_way = max(server.most_under_way, server.under_way)
             try:
                 if server.hold_from is not None and number >= server.hold_from and not server.release.is_set():
-                    server.held.set()
+                    with server.lock:
+                        server.held += 1
                     server.release.wait(60)
                     return  # whoever asked is gone: nothing was delivered
                 self.send(server.reply(body, before), asked)
