@@ -43,6 +43,10 @@ class BackTranslation(MakerBase):
 
     Chinese goes by way of English, Latin script by way of Chinese. What comes back is refused when it is a copy, when
     it has lost a number, an address, a tag or an entity value, or when its chrF with the original is outside the window.
+
+    The lower ends of the windows were measured on 3,000 pairs of texts that mean different things: 99 % of Banking77
+    questions of two intents are below 0.30; 95 % of Huatuo's medical questions are below 0.12 (99 % below 0.19), and of
+    COLD's comments more than 99 %.
     """
 
     name: ClassVar[str] = "back_translation"

@@ -18,7 +18,7 @@ from tuneloop.data.makers.rows import Draft, RowMaker, fields_text
 from tuneloop.errors import need
 
 _PLAIN_WORD = re.compile(
-    r"(?:(?<=[\s\"'“‘(,;:，。；：、（「《—\-\u4e00-\u9fff])|\A)[A-Za-z]?[a-z]{3,}(?![\w@/\\:=({\[<]|\.\w)"
+    r"(?:(?<=[\s\"'“‘(,;:，。；：、（「《—\-\u4e00-\u9fff])|\A)[A-Za-z][a-z]{3,}(?![\w@/\\:=({\[<]|\.\w)"
 )
 """A word of natural text: four letters or more, no camelCase, no acronym, not a piece of an address or of code."""
 _CHINESE = re.compile(r"[\u4e00-\u9fff]+")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from tuneloop.data.readers.encoding import decode
+from tuneloop.data.readers.encoding import decode, split_lines
 from tuneloop.errors import ConfigError
 
 _CILIN = re.compile(r"[A-Z][a-z]\d\d[A-Z]\d\d([=#@])\s+(.*)")
@@ -76,10 +76,11 @@ def _latin(pair: str) -> bool:
 
 
 def read(path: Path) -> WordList:
-    """Read a list.
+    """Read a list in UTF-8 or, as Cilin is handed around, GB18030.
 
     Raises:
         ConfigError: There is no such file, or a line of it has another form.
+        DataError: It is in neither encoding.
     """
     try:
         data = path.read_bytes()
@@ -87,7 +88,10 @@ def read(path: Path) -> WordList:
         raise ConfigError(
             f"cannot be read: {error.strerror}", where=str(path), hint="word_list names a file in Cilin or tabular form"
         ) from None
-    lines = decode(data, str(path)).lines
+    try:
+        lines = split_lines(data.decode("utf-8-sig"))
+    except UnicodeDecodeError:
+        lines = decode(data, str(path), "gb18030").lines
     return WordList([group for n, line in enumerate(lines, 1) if (group := _group(line, f"{path}:{n}"))])
 
 
