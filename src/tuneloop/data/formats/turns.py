@@ -9,8 +9,7 @@ from typing import Any
 from tuneloop.data.formats.calls import call_of_text, calls_json
 from tuneloop.data.formats.media import media_json, media_part
 from tuneloop.data.formats.nouns import Turn, Unusable
-from tuneloop.data.formats.values import text
-from tuneloop.data.readers.encoding import replace_surrogates
+from tuneloop.data.formats.values import text, whole
 
 CALL = "call"
 """The role of a turn that is nothing but a function call (ShareGPT's ``function_call``)."""
@@ -115,7 +114,7 @@ def _extras(raw: Mapping[str, Any], turn: Turn) -> None:
     """Reasoning and function calls beside the content."""
     thought = raw.get("reasoning_content") or raw.get("reasoning") or raw.get("thinking")
     if isinstance(thought, str):
-        turn["reasoning"] = replace_surrogates(thought)
+        turn["reasoning"] = whole(thought)
     if turn["role"] != "assistant":
         return
     if raw.get("weight") == 0 or raw.get("loss") is False:
@@ -130,7 +129,7 @@ def _parts(content: Sequence[Any]) -> tuple[str, list[dict[str, str]]]:
     said, media = [], []
     for part in content:
         if isinstance(part, str):
-            said.append(replace_surrogates(part))
+            said.append(whole(part))
         elif isinstance(part, dict) and part.get("type", "text") in _TEXT_PARTS:
             said.append(text(part.get("text") if part.get("text") is not None else part.get("refusal")))
         elif isinstance(part, dict) and (found := media_part(part)):
