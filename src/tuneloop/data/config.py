@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from pydantic import field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from tuneloop.config import Config, ConfigPath
 from tuneloop.types import Split
@@ -71,12 +71,17 @@ class DataConfig(Config):
         "data_seed": "seed",
         "val_size": "validation_ratio",
         "split_dataset_ratio": "validation_ratio",
+        "group_by": "group_column",
+        "stratify": "stratify_columns",
+        "stratify_by": "stratify_columns",
         "prompt": "prompt_column",
         "query": "prompt_column",
         "text_column": "prompt_column",
         "response": "response_column",
         "label": "label_column",
     }
+
+    incidental: ClassVar[tuple[str, ...]] = ("executor", "workers", "part_rows")
 
     sources: tuple[SourceConfig, ...]
     """The raw files: a path, or a list of paths or of {path, split, rows}."""
@@ -119,8 +124,26 @@ class DataConfig(Config):
     test_ratio: float = 0.15
     """Share of the rows that judge the result."""
 
+    stratify_columns: tuple[str, ...] = ("label",)
+    """Fields whose values every split has in the same shares; ``label`` is the class, others are kept columns."""
+
+    group_column: str | None = None
+    """Rows with one value of this kept column (a customer, a document) never stand in two splits."""
+
+    near_leaks: float | None = Field(default=0.8, gt=0.0, le=1.0)
+    """Prompts at least this similar stay in one split, and free ones like a prescribed test row are dropped; null: off."""
+
     seed: int = 0
     """Decides which rows go where; the same seed and rows give the same splits."""
+
+    executor: Literal["inline", "processes", "ray"] = "inline"
+    """Who applies the steps: this process, several processes, or Ray. The result is the same."""
+
+    workers: int | None = None
+    """How many processes; empty: one for each core."""
+
+    part_rows: int = Field(default=20_000, ge=1)
+    """How many rows are worked on at once; fewer need less memory. The result is the same."""
 
     drop_warning_share: float = 0.10
     """Warn when one step drops more than this share of the rows it saw."""
@@ -137,6 +160,11 @@ class DataConfig(Config):
         if not value:
             raise ValueError("no source is named\nhint: data: {path: my-rows.csv}")
         return value
+
+    @field_validator("stratify_columns", mode="before")
+    @classmethod
+    def _columns_from_name(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value or ()
 
     @field_validator("steps", mode="before")
     @classmethod

@@ -32,6 +32,7 @@ BUILT_IN: Mapping[str, str] = {
     "redact": "tuneloop.data.steps.redact:Redact",
     "exact_duplicates": "tuneloop.data.steps.exact:ExactDuplicates",
     "near_duplicates": "tuneloop.data.steps.near:NearDuplicates",
+    "merge_rare_classes": "tuneloop.data.steps.rare:MergeRareClasses",
 }
 
 
@@ -71,7 +72,8 @@ class WholeStep(Step, Protocol):
                 needed, when they are needed: there may be millions of rows.
 
         Returns:
-            Columns of ``tuneloop.data.frame.VERDICTS``, only the rows that something is decided about, sorted by ``at``.
+            Columns of ``tuneloop.data.frame.VERDICTS``, only the rows that something is decided about, sorted by ``at``;
+            a column ``label`` (null: as it was) gives rows a new class.
         """
         ...
 
