@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 
 from tuneloop.data.formats.nouns import Parsed, Row, Turn, says, unique
-from tuneloop.data.formats.values import answer, label, text
+from tuneloop.data.formats.values import first, label, text
 
 _SPACE = "".join(c for c in map(chr, range(0x3001)) if c.isspace())
 """What Python calls space; polars' own strip leaves the separators U+001C to U+001F."""
@@ -46,15 +46,15 @@ class Flat:
         if self.asked:
             turns.append(says("user", self._asked(row)))
         if self.answered:
-            said = answer(get(self.answered))
+            said = first(get(self.answered))
             turns.append(says("assistant", said if self.asked else self._titled(row, said)))
         return Parsed(turns, label(get(self.label)) if self.label else None)
 
     def _asked(self, row: Row) -> str:
         if len(self.asked) == 1:
-            said = text(row.get(self.asked[0]))
+            said = first(row.get(self.asked[0]))
             return self._titled(row, said) if self.title else said
-        parts = [text(row.get(column)) for column in self.asked]
+        parts = [first(row.get(column)) for column in self.asked]
         return self._titled(row, "\n".join(part for part in parts if part.strip()))
 
     def _titled(self, row: Row, said: str) -> str:
@@ -69,7 +69,12 @@ class Flat:
 
     def columns(self, rows: Sequence[Row]) -> pl.DataFrame:
         """Many rows: ``messages`` and ``label`` as the frame has them, in the same order."""
-        table = pl.DataFrame([_series(rows, c, answer if c == self.answered else text) for c in self.used])
+        convert = {
+            **{column: text for column in (self.title, self.system) if column},
+            **({self.label: lambda value: label(value) or ""} if self.label else {}),
+            **{column: first for column in (*self.asked, self.answered) if column},
+        }
+        table = pl.DataFrame([_series(rows, column, convert[column]) for column in self.used])
         title = pl.col(self.title).str.strip_chars(_SPACE) if self.title else None
         turns: list[tuple[str, pl.Expr]] = []
         if self.asked:

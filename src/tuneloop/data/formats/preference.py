@@ -13,11 +13,12 @@ from tuneloop.data.formats.conversation import conversation_column, find_message
 from tuneloop.data.formats.nouns import Detected, Parsed, Row, Turn, Unusable, ends_with_answer, says, unique
 from tuneloop.data.formats.tables import find_alpaca, find_pair, question_part
 from tuneloop.data.formats.turns import ROLES, Spelling, conversation, spelling
-from tuneloop.data.formats.values import answer, listed, loaded, verdict
+from tuneloop.data.formats.values import first, listed, loaded, verdict
 from tuneloop.data.frame import REJECTED as WORSE
 
 _TRANSCRIPT = re.compile(r"(?:^|\n\n)(Human|Assistant):[ ]?")
 """Turns of a conversation in one text, as Anthropic's hh-rlhf has them."""
+JUDGED = ("messages", "sharegpt", "alpaca", "pair")
 _FIRST = ("\n\nHuman:", "Human:")
 _NO_LISTS = Spelling("role", "content", ROLES)
 Tail = Callable[[Any], list[Turn]]
@@ -98,7 +99,7 @@ def _tail(names: Names, column: str) -> Tail:
             return conversation([value], how)
         if is_json or (isinstance(value, list) and any(isinstance(v, dict) for v in value)):
             return conversation(listed(value, column), how)
-        said = answer(value)
+        said = first(value)
         return _transcript(said) if _is_transcript(said) else [says("assistant", said)]
 
     return turns
@@ -140,12 +141,16 @@ def _pair(asked: list[Turn], better: list[Turn], worse: list[Turn]) -> list[Turn
 
 def find_kto(names: Names) -> Detected | None:
     """Any example with an answer, and a column that says whether it is a good one."""
-    tag = next((c for n in KTO_TAGS if (c := names.find(n)) and _holds_verdicts(names, c)), None)
-    if tag is None or names.label == tag:
-        return None
     base = find_messages(names) or find_alpaca(names) or find_pair(names)
-    if base is None or tag in base.used:
-        return None
+    judged = judge(base, names) if base else None
+    return judged if judged is not base else None
+
+
+def judge(base: Detected, names: Names) -> Detected:
+    """The same with the verdicts of a column, where there is one."""
+    tag = next((c for n in KTO_TAGS if (c := names.find(n)) and _holds_verdicts(names, c)), None)
+    if tag is None or names.label == tag or tag in base.used or base.kind not in JUDGED:
+        return base
 
     def parse(row: Row) -> Parsed:
         judged = verdict(row.get(tag))

@@ -25,6 +25,7 @@ ROLES: Mapping[str, str] = {
 }
 WHO = ("role", "from", "speaker", "sender", "角色")
 WHAT = ("content", "value", "text", "utterance", "message", "内容")
+_OPENAI = frozenset(["system", "developer", "user", "assistant", "tool", "function"])
 _TEXT_PARTS = ("text", "input_text", "output_text", "refusal")
 
 
@@ -38,6 +39,9 @@ class Spelling:
     who: str
     what: str
     roles: Mapping[str, str]
+
+    openai: bool = False
+    """Whether roles and keys are those of OpenAI's messages."""
 
     @property
     def sharegpt(self) -> bool:
@@ -54,7 +58,8 @@ def spelling(turns: Sequence[Any]) -> Spelling | None:
         if not spoken & ROLES.keys():
             return None
         answers = {role for role in spoken if ROLES.get(role) == "assistant"}
-        return Spelling(who, what, {**ROLES, "sys": "system"} if answers - {"sys"} else ROLES)
+        openai = (who, what) == ("role", "content") and spoken <= _OPENAI
+        return Spelling(who, what, {**ROLES, "sys": "system"} if answers - {"sys"} else ROLES, openai)
     if keys and keys.keys() & {"human", "user", "用户"} and keys.keys() & {"assistant", "gpt", "bot", "助手"}:
         return Spelling("", "", ROLES)
     return None

@@ -31,10 +31,12 @@ def text(value: Any) -> str:
         return ""
     if isinstance(value, dict | list):
         return json_text(value)
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "backslashreplace")
     return whole(str(value))
 
 
-def answer(value: Any) -> str:
+def first(value: Any) -> str:
     """Text; of several answers (a list, or SQuAD's ``{"text": [...]}``) the first."""
     if type(value) is str:
         return whole(value)
