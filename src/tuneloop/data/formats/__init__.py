@@ -16,7 +16,7 @@ from tuneloop.data.formats.batch import understand_all
 from tuneloop.data.formats.conversation import find_messages
 from tuneloop.data.formats.kept import check_kept, complete, kept
 from tuneloop.data.formats.nouns import Detected, Parsed, Turn, Unusable
-from tuneloop.data.formats.preference import find_kto, find_preference
+from tuneloop.data.formats.preference import find_kto, find_preference, judge
 from tuneloop.data.formats.tables import find_alpaca, find_classification, find_pair, find_text
 from tuneloop.data.rows import RawFile, RawRow
 from tuneloop.errors import DataError
@@ -65,7 +65,7 @@ def detect(file: RawFile, config: DataConfig) -> Detected:
     names = Names(file, config)
     for wanted, find in _FINDERS.items():
         if config.format in ("auto", wanted) and (found := find(names)):
-            return complete(found, names, config)
+            return complete(judge(found, names), names, config)
     what = "no format fits" if config.format == "auto" else f"the rows do not look like {config.format!r}"
     raise DataError(
         f"{what} these columns",

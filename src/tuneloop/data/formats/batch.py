@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from tuneloop.data.formats.kept import fields_json
 from tuneloop.data.formats.nouns import Detected, Parsed, Row, Unusable
-from tuneloop.data.frame import SCHEMA, make_frame
+from tuneloop.data.frame import SCHEMA, TURN
 
 UNDERSTOOD = ("messages", "label", "desirable", "tools", "fields")
 
@@ -34,22 +35,32 @@ def understand_all(rows: Sequence[Row], detected: Detected) -> pl.DataFrame:
 
 
 def _one_by_one(rows: Sequence[Row], detected: Detected) -> pl.DataFrame:
-    parsed: list[Parsed] = []
-    problems: list[str | None] = []
-    nothing = Parsed([])
+    flat: dict[str, list[str | None]] = {key: [] for key in TURN.to_schema()}
+    beside: dict[str, list[Any]] = {key: [] for key in (*UNDERSTOOD[1:], "problem")}
+    sizes, nothing, problem = [], Parsed([]), None
     for row in rows:
         try:
-            parsed.append(detected.parse(row))
-            problems.append(None)
+            parsed, problem = detected.parse(row), None
         except Unusable as error:
-            parsed.append(nothing)
-            problems.append(str(error))
-    columns: dict[str, list[Any]] = {
-        "id": [""] * len(rows),
-        "messages": [p.turns for p in parsed],
-        "label": [p.label for p in parsed],
-        "desirable": [p.desirable for p in parsed],
-        "tools": [p.tools for p in parsed],
-        "fields": [p.fields for p in parsed],
-    }
-    return make_frame(columns).select(*UNDERSTOOD, problem=pl.Series(problems, dtype=pl.String))
+            parsed, problem = nothing, str(error)
+        # Flat at once: a million small objects that stay alive cost more than understanding them.
+        for turn in parsed.turns:
+            for key, held in flat.items():
+                held.append(turn.get(key))
+        sizes.append(len(parsed.turns))
+        for column, value in zip(beside.values(), (*parsed[1:], problem), strict=True):
+            column.append(value)
+    kinds = {**{key: SCHEMA[key] for key in UNDERSTOOD[1:]}, "problem": pl.String()}
+    return pl.DataFrame([_nested(flat, sizes), *(pl.Series(key, beside[key], dtype=kinds[key]) for key in beside)])
+
+
+def _nested(flat: Mapping[str, list[str | None]], sizes: Sequence[int]) -> pl.Series:
+    """Turns in one row -> conversations of these sizes."""
+    index = np.repeat(np.arange(len(sizes)), sizes)
+    turns = pl.DataFrame(flat, schema=TURN.to_schema()).with_columns(row=pl.Series(index, dtype=pl.Int64).set_sorted())
+    talks = turns.group_by("row", maintain_order=True).agg(messages=pl.struct(*TURN.to_schema()))
+    if talks.height == len(sizes):
+        return talks["messages"]
+    all_rows = pl.select(row=pl.int_range(len(sizes), dtype=pl.Int64))
+    joined = all_rows.join(talks, on="row", how="left", maintain_order="left")["messages"]
+    return joined.fill_null(pl.Series([[]], dtype=pl.List(TURN)))

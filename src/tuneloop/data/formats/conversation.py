@@ -36,7 +36,7 @@ def find_messages(names: Names) -> Detected | None:
     column, how = found
     kind = "sharegpt" if how.sharegpt else "messages"
     part = list_part(names, column)
-    if part is None or names.forced not in ("auto", "kto", kind):
+    if part is None or names.forced not in ("auto", "kto", "preference", kind):
         return None
     named = names.classes(*PAIR_LABELS)
     if named is None:
@@ -55,13 +55,9 @@ def list_part(names: Names, column: str) -> Part | None:
 
     def turns(row: Row) -> list[Turn]:
         said = conversation(listed(row.get(column), column), how)
-        if system and (told := text(row.get(system))).strip():
+        if system and said[:1] and said[0]["role"] != "system" and (told := text(row.get(system))).strip():
             said.insert(0, says("system", told))
         return said
 
-    words = f"{'ShareGPT conversations' if how.sharegpt else 'OpenAI messages' if _is_openai(how) else 'dialogues'} in "
-    return Part(f"{words}{column!r}", unique(column, system), turns)
-
-
-def _is_openai(how: Spelling) -> bool:
-    return (how.who, how.what) == ("role", "content")
+    kind = "ShareGPT conversations" if how.sharegpt else "OpenAI messages" if how.openai else "dialogues"
+    return Part(f"{kind} in {column!r}", unique(column, system), turns)

@@ -20,24 +20,20 @@ _WITHOUT_TOOLS = ("annotation", "classification", "text")
 
 def kept(config: DataConfig) -> tuple[str, ...]:
     """The columns that the project keeps: those it names, the group, the strata. ``label`` is kept anyway."""
-    group, strata = getattr(config, "group_column", None), getattr(config, "stratify_columns", ())
-    wanted = dict.fromkeys((*config.keep_columns, *([group] if group else []), *strata))
-    return tuple(name for name in wanted if name != "label")
+    group = [config.group_column] if config.group_column else []
+    return tuple(dict.fromkeys(n for n in (*config.keep_columns, *group, *config.stratify_columns) if n != "label"))
 
 
 def check_kept(config: DataConfig, found: Sequence[Detected]) -> None:
-    """Refuse a kept column that no file has.
+    """Refuse a column to keep that no source has. (Groups and strata are the split's to check.)
 
     Raises:
         DataError: There is one.
     """
-    missing = [name for name in kept(config) if found and all(name in d.missing for d in found)]
-    if missing:
-        raise DataError(
-            f"no source has a column {missing[0]!r}",
-            where="data.keep_columns, data.group_column or data.stratify_columns",
-            hint="the names are those of the source's own columns",
-        )
+    for name in config.keep_columns:
+        if found and all(name in detected.missing for detected in found):
+            hint = "its name must be that of a column of a source"
+            raise DataError(f"no source has a column {name!r}", where="data.keep_columns", hint=hint)
 
 
 def complete(found: Detected, names: Names, config: DataConfig) -> Detected:

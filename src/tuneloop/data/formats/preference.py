@@ -13,11 +13,13 @@ from tuneloop.data.formats.conversation import conversation_column, find_message
 from tuneloop.data.formats.nouns import Detected, Parsed, Row, Turn, Unusable, ends_with_answer, says, unique
 from tuneloop.data.formats.tables import find_alpaca, find_pair, question_part
 from tuneloop.data.formats.turns import ROLES, Spelling, conversation, spelling
-from tuneloop.data.formats.values import answer, listed, loaded, verdict
+from tuneloop.data.formats.values import first, listed, loaded, verdict
 from tuneloop.data.frame import REJECTED as WORSE
 
 _TRANSCRIPT = re.compile(r"(?:^|\n\n)(Human|Assistant):[ ]?")
 """Turns of a conversation in one text, as Anthropic's hh-rlhf has them."""
+JUDGED = ("messages", "sharegpt", "alpaca", "pair")
+_FIRST = ("\n\nHuman:", "Human:")
 _NO_LISTS = Spelling("role", "content", ROLES)
 Tail = Callable[[Any], list[Turn]]
 
@@ -88,24 +90,23 @@ def _openai_pair(names: Names, chosen: str, rejected: str) -> Detected | None:
 
 def _tail(names: Names, column: str) -> Tail:
     """How a column's answer becomes turns: text, a transcript, one message, or a list of messages."""
-    sample = names.sample(column)
-    how = spelling(names.list_sample(column)) or spelling([sample]) or _NO_LISTS
+    sample, inside = names.sample(column), names.list_sample(column)
+    how = spelling(inside) or spelling([sample]) or _NO_LISTS
+    is_json = bool(inside) and isinstance(sample, str)
 
     def turns(value: Any) -> list[Turn]:
         if isinstance(value, dict):
             return conversation([value], how)
-        if isinstance(value, list) and any(isinstance(v, dict) for v in value):
-            return conversation(value, how)
-        if isinstance(value, str) and isinstance(sample, str) and names.list_sample(column):
+        if is_json or (isinstance(value, list) and any(isinstance(v, dict) for v in value)):
             return conversation(listed(value, column), how)
-        said = answer(value)
+        said = first(value)
         return _transcript(said) if _is_transcript(said) else [says("assistant", said)]
 
     return turns
 
 
 def _is_transcript(value: Any) -> bool:
-    return isinstance(value, str) and value.lstrip().startswith("Human:") and "\n\nAssistant:" in value
+    return isinstance(value, str) and value.startswith(_FIRST) and "\n\nAssistant:" in value
 
 
 def _transcript(said: str) -> list[Turn]:
@@ -118,14 +119,13 @@ def _transcript(said: str) -> list[Turn]:
 
 def _pair(asked: list[Turn], better: list[Turn], worse: list[Turn]) -> list[Turn]:
     """One conversation with the better answer, and the worse one last. A prompt inside both answers is taken out."""
-    size = next(
-        (i for i, (a, b) in enumerate(zip(better[:-1], worse[:-1], strict=False)) if a != b),
-        min(len(better), len(worse)) - 1,
-    )
-    shared, good, bad = better[: max(size, 0)], better[max(size, 0) :], worse[max(size, 0) :]
+    size = 0
+    while size < min(len(better), len(worse)) - 1 and better[size] == worse[size]:
+        size += 1
+    shared, good, bad = better[:size], better[size:], worse[size:]
     if len(good) != 1 or len(bad) != 1 or good[0]["role"] != "assistant" or bad[0]["role"] != "assistant":
         raise Unusable("wrong shape: the better and the worse conversation differ before the last answer")
-    if {**good[0], "reasoning": None} == {**bad[0], "reasoning": None}:
+    if good[0]["content"] == bad[0]["content"] and good[0].get("tool_calls") == bad[0].get("tool_calls"):
         raise Unusable("no preference: the better and the worse answer are equal")
     if not ((bad[0]["content"] or "").strip() or bad[0].get("tool_calls")):
         raise Unusable("no preference: the worse answer is empty")
@@ -141,12 +141,16 @@ def _pair(asked: list[Turn], better: list[Turn], worse: list[Turn]) -> list[Turn
 
 def find_kto(names: Names) -> Detected | None:
     """Any example with an answer, and a column that says whether it is a good one."""
-    tag = next((c for n in KTO_TAGS if (c := names.find(n)) and _holds_verdicts(names, c)), None)
-    if tag is None or names.label == tag:
-        return None
     base = find_messages(names) or find_alpaca(names) or find_pair(names)
-    if base is None or tag in base.used:
-        return None
+    judged = judge(base, names) if base else None
+    return judged if judged is not base else None
+
+
+def judge(base: Detected, names: Names) -> Detected:
+    """The same with the verdicts of a column, where there is one."""
+    tag = next((c for n in KTO_TAGS if (c := names.find(n)) and _holds_verdicts(names, c)), None)
+    if tag is None or names.label == tag or tag in base.used or base.kind not in JUDGED:
+        return base
 
     def parse(row: Row) -> Parsed:
         judged = verdict(row.get(tag))

@@ -16,7 +16,7 @@ from tuneloop.data.formats.conversation import list_part
 from tuneloop.data.formats.flat import Flat
 from tuneloop.data.formats.nouns import Detected, Parsed, Part, Row, Turn, Unusable, says, unique
 from tuneloop.data.formats.turns import conversation, spelling
-from tuneloop.data.formats.values import answer, listed, text
+from tuneloop.data.formats.values import first, listed, text
 
 _INSTRUCTIONS, _INPUTS = ("instruction", "指令"), ("input", "context", "输入")
 _OUTPUTS = ("output", "response", "answer", "completion", "输出", "回答")
@@ -52,7 +52,7 @@ def _instances(names: Names, instruction: str, instances: str) -> Detected:
             raise Unusable(f"wrong shape: {instances!r} is a list of objects with input and output")
         asked = [text(row.get(instruction)), text(examples[0].get("input"))]
         said = "\n".join(part for part in asked if part.strip())
-        return Parsed([says("user", said), says("assistant", answer(examples[0].get("output")))])
+        return Parsed([says("user", said), says("assistant", first(examples[0].get("output")))])
 
     several = any(isinstance(v := r.fields.get(instances), list) and len(v) > 1 for r in names.file.head)
     words = f"Alpaca ({instruction} + {instances})" + (f", the first of the {instances}" if several else "")
@@ -77,14 +77,14 @@ def find_pair(names: Names) -> Detected | None:
     words += f", after the text {context!r}" if context else ""
     words += f", with title {title!r}" if title else ""
     words += f", class {named!r}" if named else ""
-    words += _answers_in_words(names, response)
+    words += _answers_in_words(names, prompt, response)
     return _with_history(Detected("pair", words, flat.used, flat.parse, flat), names)
 
 
-def _answers_in_words(names: Names, response: str) -> str:
+def _answers_in_words(names: Names, prompt: str, response: str) -> str:
     """What a reader should know about the answers: that only the first is taken, or that they look like classes."""
     facts = names.facts(response)
-    if isinstance(facts.sample, list | dict) and answer(facts.sample) != text(facts.sample):
+    if any(isinstance(v := names.sample(c), list | dict) and first(v) != text(v) for c in (prompt, response)):
         return ", the first where there are several"
     if facts.n >= 20 and facts.like_classes and 1 < facts.distinct <= 50:
         return f" ({facts.distinct} different answers: if they are classes, set data.label_column: {response})"
@@ -100,7 +100,7 @@ def _pair_of_lists(names: Names, prompt: str, response: str) -> Detected | None:
 
     def parse(row: Row) -> Parsed:
         given = row.get(response)
-        said = conversation(listed(given, response), how) if how else [says("assistant", answer(given))]
+        said = conversation(listed(given, response), how) if how else [says("assistant", first(given))]
         return Parsed([*asked.turns(row), *said])
 
     return Detected("pair", f"messages in {prompt!r} answered by {response!r}", unique(*asked.used, response), parse)
@@ -159,7 +159,8 @@ def find_classification(names: Names) -> Detected | None:
     if names.response or names.answer_parts:
         return None
     named = names.label or next((c for n in LABELS if (c := names.find(n)) and not names.facts(c).like_answers), None)
-    prompt = names.prompt or next((c for n in TEXTS if (c := names.find(n)) and c != named), None)
+    asked = (*TEXTS, *(q for q, _ in PAIRS)) if names.label else TEXTS
+    prompt = names.prompt or next((c for n in asked if (c := names.find(n)) and c != named), None)
     if prompt is None or named is None or prompt == named:
         return None
     title = _title(names, prompt, named)

@@ -9,8 +9,7 @@ from typing import Any
 from tuneloop.data.formats.calls import call_of_text, calls_json
 from tuneloop.data.formats.media import media_json, media_part
 from tuneloop.data.formats.nouns import Turn, Unusable
-from tuneloop.data.formats.values import text
-from tuneloop.data.readers.encoding import replace_surrogates
+from tuneloop.data.formats.values import text, whole
 
 CALL = "call"
 """The role of a turn that is nothing but a function call (ShareGPT's ``function_call``)."""
@@ -26,6 +25,7 @@ ROLES: Mapping[str, str] = {
 }
 WHO = ("role", "from", "speaker", "sender", "角色")
 WHAT = ("content", "value", "text", "utterance", "message", "内容")
+_OPENAI = frozenset(["system", "developer", "user", "assistant", "tool", "function"])
 _TEXT_PARTS = ("text", "input_text", "output_text", "refusal")
 
 
@@ -39,6 +39,9 @@ class Spelling:
     who: str
     what: str
     roles: Mapping[str, str]
+
+    openai: bool = False
+    """Whether roles and keys are those of OpenAI's messages."""
 
     @property
     def sharegpt(self) -> bool:
@@ -55,7 +58,8 @@ def spelling(turns: Sequence[Any]) -> Spelling | None:
         if not spoken & ROLES.keys():
             return None
         answers = {role for role in spoken if ROLES.get(role) == "assistant"}
-        return Spelling(who, what, {**ROLES, "sys": "system"} if answers - {"sys"} else ROLES)
+        openai = (who, what) == ("role", "content") and spoken <= _OPENAI
+        return Spelling(who, what, {**ROLES, "sys": "system"} if answers - {"sys"} else ROLES, openai)
     if keys and keys.keys() & {"human", "user", "用户"} and keys.keys() & {"assistant", "gpt", "bot", "助手"}:
         return Spelling("", "", ROLES)
     return None
@@ -115,7 +119,7 @@ def _extras(raw: Mapping[str, Any], turn: Turn) -> None:
     """Reasoning and function calls beside the content."""
     thought = raw.get("reasoning_content") or raw.get("reasoning") or raw.get("thinking")
     if isinstance(thought, str):
-        turn["reasoning"] = replace_surrogates(thought)
+        turn["reasoning"] = whole(thought)
     if turn["role"] != "assistant":
         return
     if raw.get("weight") == 0 or raw.get("loss") is False:
@@ -130,7 +134,7 @@ def _parts(content: Sequence[Any]) -> tuple[str, list[dict[str, str]]]:
     said, media = [], []
     for part in content:
         if isinstance(part, str):
-            said.append(replace_surrogates(part))
+            said.append(whole(part))
         elif isinstance(part, dict) and part.get("type", "text") in _TEXT_PARTS:
             said.append(text(part.get("text") if part.get("text") is not None else part.get("refusal")))
         elif isinstance(part, dict) and (found := media_part(part)):

@@ -12,21 +12,34 @@ from tuneloop.data.readers.encoding import replace_surrogates
 VERDICTS = {"true": True, "false": False, "1": True, "0": False, "yes": True, "no": False}
 
 
+def whole(value: str) -> str:
+    """The text without half characters."""
+    if value.isascii():
+        return value
+    try:
+        value.encode("utf-16")  # five times faster than a search with a regular expression
+    except UnicodeEncodeError:
+        return replace_surrogates(value)
+    return value
+
+
 def text(value: Any) -> str:
     """The value as text; null is empty, lists and objects are JSON."""
     if type(value) is str:
-        return value if value.isascii() else replace_surrogates(value)
+        return whole(value)
     if value is None:
         return ""
     if isinstance(value, dict | list):
         return json_text(value)
-    return replace_surrogates(str(value))
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "backslashreplace")
+    return whole(str(value))
 
 
-def answer(value: Any) -> str:
+def first(value: Any) -> str:
     """Text; of several answers (a list, or SQuAD's ``{"text": [...]}``) the first."""
     if type(value) is str:
-        return value if value.isascii() else replace_surrogates(value)
+        return whole(value)
     if isinstance(value, Mapping) and isinstance(value.get("text"), list):
         value = value["text"]
     while isinstance(value, list) and all(isinstance(v, str | list) for v in value):
@@ -43,7 +56,7 @@ def label(value: Any) -> str | None:
 
 def json_text(value: Any) -> str:
     """Compact enough to read, not escaped; what JSON does not know (dates, decimals) is written as text."""
-    return replace_surrogates(json.dumps(value, ensure_ascii=False, default=str))
+    return whole(json.dumps(value, ensure_ascii=False, default=str))
 
 
 def loaded(value: Any, column: str | None) -> Any:
