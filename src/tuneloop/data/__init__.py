@@ -15,8 +15,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tuneloop.data import tokenizer
 from tuneloop.data.artifact import DataArtifact, load, read_records
 from tuneloop.data.config import DataConfig, SourceConfig, StepConfig
+from tuneloop.data.tokenizer import TokenizerConfig
+from tuneloop.data.tokenizer import run as train_tokenizer
 
 if TYPE_CHECKING:
     from tuneloop.data.ledger import Change, Explanation
@@ -30,12 +33,15 @@ __all__ = [
     "Explanation",
     "SourceConfig",
     "StepConfig",
+    "TokenizerConfig",
     "asks",
     "explain",
     "input_hashes",
     "load",
     "read_records",
     "run",
+    "tokenizer",
+    "train_tokenizer",
 ]
 
 
