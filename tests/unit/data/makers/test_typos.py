@@ -14,7 +14,7 @@ import pytest
 from tests.unit.data.makers.conftest import Make, rows, said, with_entities
 from tuneloop.data import DataConfig
 from tuneloop.data.frame import make_frame
-from tuneloop.data.intake import take_in
+from tuneloop.data.intake import read_whole
 from tuneloop.data.makers import typos
 from tuneloop.data.makers.protect import fixed_pieces
 from tuneloop.data.makers.similarity import chrf
@@ -139,7 +139,7 @@ def test_without_pypinyin_chinese_rows_name_the_extra(make: Make, monkeypatch: p
     "name", ["intent_en/banking77_train.csv", "medical_zh/huatuo_1200.jsonl", "gsm8k/train_3000.jsonl"]
 )
 def test_real_rows_get_mistakes_and_keep_their_numbers(make: Make, name: str) -> None:
-    frame = take_in(DataConfig(sources=SHARED / name)).frame[:1000]
+    frame = read_whole(DataConfig(sources=SHARED / name))[:1000]
     new = make("typos", {}, frame)
     assert 100 < new.height < 200
     old = dict(zip(frame["id"], said(frame), strict=True))
