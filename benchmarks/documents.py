@@ -154,21 +154,12 @@ def measure(case: str, data: Path, rounds: int, versions: dict[str, str]) -> lis
                 harness.line("documents", case, arm, metric, "share", values, command=COMMAND, versions=versions)
             )
             lines[-1]["mean"] = round(statistics.fmean(values), 4)
-        ratios = [a / b for a, b in zip(speeds[first], speeds[arm], strict=True)] if arm != first else []
-        lines.append(
-            harness.line(
-                "documents",
-                case,
-                arm,
-                "speed",
-                unit,
-                speeds[arm],
-                against=first if ratios else "",
-                ratios=[1 / r for r in ratios],
-                command=COMMAND,
-                versions=versions,
-            )  # fmt: skip
-        )
+        ratios = [b / a for a, b in zip(speeds[first], speeds[arm], strict=True)] if arm != first else []
+        speed = harness.line(
+            "documents", case, arm, "speed", unit, speeds[arm], against=first if ratios else "",
+            ratios=ratios, command=COMMAND, versions=versions,
+        )  # fmt: skip
+        lines.append(speed)
         print(f"{case} · {arm} · {statistics.median(speeds[arm]):.2f} {unit}", flush=True)
     return lines
 

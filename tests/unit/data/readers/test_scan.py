@@ -97,6 +97,11 @@ def test_transparent_paper_is_white(word: Any, tmp_path: Path) -> None:
     assert [row.raw for row in opened(tmp_path / "a.png").rows] == ["INVOICE"]
 
 
+def test_sixteen_bit_grey_is_not_all_white(word: Any, tmp_path: Path) -> None:
+    word("INVOICE").convert("L").convert("I").point(lambda v: v * 257).convert("I;16").save(tmp_path / "a.tif")
+    assert [row.raw for row in opened(tmp_path / "a.tif").rows] == ["INVOICE"]
+
+
 def test_unsure_lines_are_counted_and_a_page_of_them_has_a_reason(word: Any, tmp_path: Path) -> None:
     word("INVOICE").save(tmp_path / "a.png")
     file = opened(tmp_path / "a.png", ocr_min_confidence=1.0)
