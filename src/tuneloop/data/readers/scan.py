@@ -73,7 +73,7 @@ def _pictures(path: Path, facts: dict[str, Any]) -> Iterator[Any]:
             with warnings.catch_warnings(record=True) as said:
                 warnings.simplefilter("always")
                 image.seek(index)
-                pixels_HWC = asarray(upright(_eight_bit(pil, image)).convert("RGB"))[:, :, ::-1]
+                pixels_HWC = asarray(_eight_bit(pil, upright(image)).convert("RGB"))[:, :, ::-1]
             facts["remarks"] += len(said)
             yield pixels_HWC
 

@@ -47,8 +47,8 @@ def word() -> Any:
     draw, font, image = (pytest.importorskip(f"PIL.{name}") for name in ("ImageDraw", "ImageFont", "Image"))
 
     def make(text: str) -> Any:
-        made = image.new("RGB", (420, 120), "white")
-        draw.Draw(made).text((20, 30), text, font=font.load_default(48), fill="black")
+        made = image.new("RGB", (400, 400), "white")
+        draw.Draw(made).text((20, 160), text, font=font.load_default(48), fill="black")
         return made
 
     return make
