@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from benchmarks.text_metrics import (
     character_recall,
     edit_distance,
@@ -17,7 +18,6 @@ from benchmarks.text_metrics import (
     token_f1,
     word_error_rate,
 )
-
 from tuneloop.data.documents import DocumentConfig
 from tuneloop.data.readers import ReadOptions, reader_of
 from tuneloop.data.rows import RawFile
