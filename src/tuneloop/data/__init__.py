@@ -20,6 +20,7 @@ from tuneloop.data.config import DataConfig, SourceConfig, StepConfig
 
 if TYPE_CHECKING:
     from tuneloop.data.ledger import Change, Explanation
+    from tuneloop.data.personal import Masker
     from tuneloop.rundir import RunDir
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "DataArtifact",
     "DataConfig",
     "Explanation",
+    "Masker",
     "SourceConfig",
     "StepConfig",
     "explain",
@@ -76,7 +78,11 @@ def explain(folder: Path, row_id: str) -> Explanation:
 
 
 def __getattr__(name: str) -> object:
-    """The nouns of ``explain`` live beside polars, so they are imported when asked for."""
+    """The nouns of ``explain`` live beside polars, the masker has tables to build: they are imported when asked for."""
+    if name == "Masker":
+        from tuneloop.data import personal
+
+        return personal.Masker
     if name in ("Change", "Explanation"):
         from tuneloop.data import ledger
 

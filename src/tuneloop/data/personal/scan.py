@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from tuneloop.data.personal import network, numbers, phones, segments
+from tuneloop.data.personal import hints, network, numbers, phones, pseudonyms, segments
 from tuneloop.data.personal.context import CONTEXT
 from tuneloop.data.personal.piece import Detector, Piece, Rules
 
@@ -39,7 +39,6 @@ REGIONS = ("GB", "US", "CN")
 SHORTEST = 6
 """Characters of the shortest personal datum, ``a@b.cn``."""
 
-_HINT = re.compile(segments.HINT)
 _BLANK = re.compile(r"[\s\\]{1,8}")
 
 
@@ -65,7 +64,7 @@ def find(
         regions: ISO 3166 codes of countries whose national telephone numbers are known without a country code.
         private_ips: Also addresses of private networks.
     """
-    if not _HINT.search(text):
+    if not hints.any_in(text):
         return []
     spans: list[Span] = []
     for span in Scanner(Rules(tuple(regions), private_ips)).feed(text, final=True):
@@ -110,25 +109,24 @@ class Scanner:
 
     def _scan(self, final: bool) -> Iterator[Span]:
         """Spans by position in the buffer; moves ``_at``."""
-        again = True
-        while again:
-            yield from self._swallow(final)
-            if self._tail:
-                return
-            again = False
-            for found in segments.SEGMENT.finditer(self._text, self._at):
+        places = [*hints.places(self._raw, self._at), (len(self._text), len(self._text) + 1)]
+        for start, end in places:
+            while self._at < end:
+                yield from self._swallow(final)
+                if self._tail:
+                    return
+                at = segments.border_before(self._text, self._at, max(start, self._at))
+                found = segments.SEGMENT.search(self._text, at)
+                if not found:
+                    self._at = len(self._text)
+                    return
                 if found.end() - found.start() > WINDOW:
                     yield from self._judge_window(found.start())
-                    again = True
-                    break
-                if not final and len(self._text) - found.end() < 3 and not segments.ended(found):
+                elif final or len(self._text) - found.end() >= 3 or segments.ended(found):
+                    yield from self._judge(found)
+                else:
                     self._at = found.start()
                     return
-                yield from self._judge(found)
-                if self._tail:
-                    again = True
-                    break
-        self._at = len(self._text)
 
     def _judge(self, found: re.Match[str]) -> Iterator[Span]:
         start, self._at = found.span()
@@ -149,8 +147,7 @@ class Scanner:
     def _suspect(self, start: int, end: int) -> bool:
         if end - start < SHORTEST:
             return False
-        key = self._raw.find("PRIVATE KEY", max(0, start - CONTEXT), start) >= 0
-        return key or _HINT.search(self._raw, start, end) is not None
+        return hints.below_key(self._raw, start) or hints.any_in(self._raw, start, end)
 
     def _spans(self, start: int, end: int) -> list[Span]:
         """What is in the segment [start, end) of the buffer; a private key goes on in the segments after it."""
@@ -159,6 +156,8 @@ class Scanner:
         if key := network.private_key(piece):
             self._tail, self._at = network.PEM_TAIL, cut + key[1]
             return [Span("SECRET", cut + key[0], cut + key[1])]
+        for found in pseudonyms.FORM.finditer(piece.text, piece.at):
+            piece.take(*found.span())
         spans, known = list[Span](), -1
         while len(spans) > known:  # what stood against something that is taken now may be seen only after it
             known = len(spans)
