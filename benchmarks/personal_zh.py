@@ -11,7 +11,24 @@ from collections.abc import Callable
 
 Row = tuple[str, list[tuple[str, int, int]], list[tuple[str, int, int]]]
 
-AREAS = "110101 110105 310104 310115 320505 330106 350203 370202 410105 420106 440305 440106 500103 510107 610113 650102".split()
+AREAS = [
+    "110101",
+    "110105",
+    "310104",
+    "310115",
+    "320505",
+    "330106",
+    "350203",
+    "370202",
+    "410105",
+    "420106",
+    "440305",
+    "440106",
+    "500103",
+    "510107",
+    "610113",
+    "650102",
+]
 SURNAMES, GIVEN = "王李张刘陈杨黄赵周吴徐孙马朱胡", "伟芳娜敏静丽强磊军洋勇艳杰娟涛明超"
 CODE = "0123456789ABCDEFGHJKLMNPQRTUWXY"
 PLATE = "ABCDEFGHJKLMNPQRSTUVWXYZ0123456789"
@@ -43,20 +60,34 @@ def id_card(r: random.Random) -> str:
 
 def mobile(r: random.Random) -> str:
     second = r.choice(["13", "15", "18", "17", "19"])
-    third = r.choice({"13": "0123456789", "15": "012356789", "18": "0123456789", "17": "135678", "19": "135689"}[second])
+    third = r.choice(
+        {"13": "0123456789", "15": "012356789", "18": "0123456789", "17": "135678", "19": "135689"}[second]
+    )
     a, b = digits(r, 4), digits(r, 4)
     head = f"{second}{third}"
     return r.choice(
         [f"{head}{a}{b}"] * 4
-        + [f"{head} {a} {b}", f"{head}-{a}-{b}", f"+86 {head}{a}{b}", f"+86-{head}-{a}-{b}", f"0086{head}{a}{b}", f"86{head}{a}{b}"]
+        + [
+            f"{head} {a} {b}",
+            f"{head}-{a}-{b}",
+            f"+86 {head}{a}{b}",
+            f"+86-{head}-{a}-{b}",
+            f"0086{head}{a}{b}",
+            f"86{head}{a}{b}",
+        ]
         + [f"{head}{a}{b}".translate(WIDE)]
     )
 
 
 def landline(r: random.Random) -> str:
-    area, n = r.choice([("010", 8), ("021", 8), ("0755", 8), ("0571", 8), ("0931", 7), ("0791", 8), ("028", 8), ("0312", 7)])
+    area, n = r.choice(
+        [("010", 8), ("021", 8), ("0755", 8), ("0571", 8), ("0931", 7), ("0791", 8), ("028", 8), ("0312", 7)]
+    )
     number = r.choice("2345678") + digits(r, n - 1)
-    return r.choice([f"{area}-{number}"] * 3 + [f"({area}){number}", f"（{area}）{number}", f"{area}{number}", f"{area}-{number}-{digits(r, 3)}"])
+    return r.choice(
+        [f"{area}-{number}"] * 3
+        + [f"({area}){number}", f"（{area}）{number}", f"{area}{number}", f"{area}-{number}-{digits(r, 3)}"]
+    )
 
 
 def phone(r: random.Random) -> str:
@@ -86,13 +117,24 @@ def credit_code(r: random.Random, ok: bool = True) -> str:
     value = {c: i for i, c in enumerate("0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ")}
     check = 11 - sum(value[c] * w for c, w in zip(eight, (3, 7, 9, 10, 5, 8, 4, 2), strict=True)) % 11
     first = r.choice(["91", "92", "52", "12"]) + r.choice(AREAS) + eight + {10: "X", 11: "0"}.get(check, str(check))
-    total = sum(CODE.index(c) * w for c, w in zip(first, (1, 3, 9, 27, 19, 26, 16, 17, 20, 29, 25, 13, 8, 24, 10, 30, 28), strict=True))
+    total = sum(
+        CODE.index(c) * w
+        for c, w in zip(first, (1, 3, 9, 27, 19, 26, 16, 17, 20, 29, 25, 13, 8, 24, 10, 30, 28), strict=True)
+    )
     right = CODE[(31 - total % 31) % 31]
     return first + (right if ok else r.choice([c for c in CODE if c != right]))
 
 
 def passport(r: random.Random) -> str:
-    return r.choice(["E" + digits(r, 8), "G" + digits(r, 8), "E" + r.choice("ABCDEFGH") + digits(r, 7), "C" + digits(r, 8), "H" + digits(r, 8)])
+    return r.choice(
+        [
+            "E" + digits(r, 8),
+            "G" + digits(r, 8),
+            "E" + r.choice("ABCDEFGH") + digits(r, 7),
+            "C" + digits(r, 8),
+            "H" + digits(r, 8),
+        ]
+    )
 
 
 def plate(r: random.Random) -> str:
@@ -108,21 +150,35 @@ def plate(r: random.Random) -> str:
 
 
 def email(r: random.Random) -> str:
-    user = r.choice(["zhang", "li.wei", "wang_fang", "chenjie", "liu-yang"]) + r.choice(["", digits(r, 3), digits(r, 6)])
+    user = r.choice(["zhang", "li.wei", "wang_fang", "chenjie", "liu-yang"]) + r.choice(
+        ["", digits(r, 3), digits(r, 6)]
+    )
     address = f"{r.choice([user, digits(r, 9)])}@{r.choice(['qq.com', '163.com', 'mail.example.com.cn', 'foxmail.com', 'corp-x.cn'])}"
     return address.translate(WIDE) if r.random() < 0.05 else address
 
 
 def ip(r: random.Random) -> str:
     if r.random() < 0.25:
-        return "2" + f"{r.randrange(0x1000):03x}:" + ":".join(f"{r.randrange(65536):x}" for _ in range(r.randint(2, 4))) + f"::{r.randrange(1, 65536):x}"
+        return (
+            "2"
+            + f"{r.randrange(0x1000):03x}:"
+            + ":".join(f"{r.randrange(65536):x}" for _ in range(r.randint(2, 4)))
+            + f"::{r.randrange(1, 65536):x}"
+        )
     return f"{r.choice([10, 36, 58, 101, 114, 172, 192, 220])}.{r.randint(10, 255)}.{r.randint(0, 255)}.{r.randint(1, 254)}"
 
 
 def secret(r: random.Random) -> str:
     chars = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
     tail = "".join(r.choice(chars) for _ in range(36))
-    return r.choice([f"sk-{tail[:32]}", f"ghp_{tail}", f"AKIA{''.join(r.choice(chars[26:52]) for _ in range(16))}", f"LTAI{tail[:20]}"])
+    return r.choice(
+        [
+            f"sk-{tail[:32]}",
+            f"ghp_{tail}",
+            f"AKIA{''.join(r.choice(chars[26:52]) for _ in range(16))}",
+            f"LTAI{tail[:20]}",
+        ]
+    )
 
 
 MAKE: dict[str, Callable[[random.Random], str]] = {
@@ -160,7 +216,21 @@ DECOYS: dict[str, Callable[[random.Random], str]] = {
     "fund code": lambda r: f"基金代码{digits(r, 6)}涨幅{r.randint(0, 9)}.{digits(r, 2)}%",
     "calculation": lambda r: f"{digits(r, 6)}*{digits(r, 5)}={r.randint(1, 9)}{digits(r, 10)}",
 }  # fmt: skip
-FILLER = ["您好，", "客户反映", "麻烦查询一下，", "昨天", "我是", "，谢谢", "。请尽快处理", "，已登记", "；备注：", "和", "，", "\n", " "]
+FILLER = [
+    "您好，",
+    "客户反映",
+    "麻烦查询一下，",
+    "昨天",
+    "我是",
+    "，谢谢",
+    "。请尽快处理",
+    "，已登记",
+    "；备注：",
+    "和",
+    "，",
+    "\n",
+    " ",
+]
 
 
 def row(r: random.Random) -> Row:

@@ -6,6 +6,8 @@ import re
 
 CONTEXT = 160
 """Characters before a number that rules may look at."""
+REACH = 80
+"""Characters before a number in which its label stands: a word, a gap."""
 
 # Neither a digit nor the end of a sentence or of a replaced span stands between a word and what it is about.
 # (The number may stand in the next sentence: "I lost my card. The number is 4...")
@@ -49,6 +51,6 @@ AMOUNT = re.compile(r"[¥$€£]\s?\Z|[0-9)] ?[=*×÷/^+] ?[\-$]?\Z")
 """A currency sign, or an operator of a calculation."""
 
 
-def says(pattern: re.Pattern[str], text: str, at: int) -> bool:
+def says(pattern: re.Pattern[str], text: str, at: int, reach: int = REACH) -> bool:
     """Whether the words before position ``at`` match."""
-    return pattern.search(text[max(0, at - CONTEXT) : at]) is not None
+    return pattern.search(text[max(0, at - reach) : at]) is not None

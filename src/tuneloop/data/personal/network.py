@@ -71,13 +71,15 @@ def secrets(piece: Piece) -> Found:
 
 def private_key(piece: Piece) -> tuple[int, int] | None:
     """The first line of a private key, where the segment stands below its header."""
-    if not piece.says(_PEM_HEADER, piece.at):
+    if not piece.says(_PEM_HEADER, piece.at, context.CONTEXT):
         return None
     body = _PEM_BODY.match(piece.text, piece.at)
     return body.span() if body else None
 
 
 def ips(piece: Piece) -> Found:
+    if "." not in piece.text and ":" not in piece.text:
+        return
     for found in _IPV4.finditer(piece.text, piece.at):
         if _is_host(found[0], piece) and not _is_version(found[0], piece, found.start()):
             yield found.span()

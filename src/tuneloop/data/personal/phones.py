@@ -54,6 +54,8 @@ def phones(piece: Piece) -> Found:
         yield from _plain(piece, _CN_MOBILE)
         yield from _plain(piece, _CN_LANDLINE)
     yield from _international(piece)
+    if not piece.numeric:
+        return
     for found in _DATE.finditer(piece.text, piece.at):
         piece.take(*found.span())
     yield from _plain(piece, _NATIONAL)

@@ -32,6 +32,8 @@ DETECTORS: dict[str, Detector] = {
     "PHONE": phones.phones,
 }
 """In order of certainty: where two would overlap, the earlier one holds."""
+NUMBERS = ("ID_CARD", "IBAN", "CREDIT_CODE", "CARD", "PASSPORT", "US_SSN", "PHONE")
+"""What has seven digits at least."""
 TYPES = tuple(DETECTORS)
 REGIONS = ("GB", "US", "CN")
 """Where numbers without a country code may come from."""
@@ -111,27 +113,29 @@ class Scanner:
         """Spans by position in the buffer; moves ``_at``."""
         places = [*hints.places(self._raw, self._at), (len(self._text), len(self._text) + 1)]
         for start, end in places:
+            if start > self._at and not self._tail:
+                self._at = segments.border_before(self._text, self._at, start)
             while self._at < end:
                 yield from self._swallow(final)
                 if self._tail:
                     return
-                at = segments.border_before(self._text, self._at, max(start, self._at))
-                found = segments.SEGMENT.search(self._text, at)
+                found = segments.SEGMENT.search(self._text, self._at)
                 if not found:
                     self._at = len(self._text)
                     return
                 if found.end() - found.start() > WINDOW:
                     yield from self._judge_window(found.start())
                 elif final or len(self._text) - found.end() >= 3 or segments.ended(found):
-                    yield from self._judge(found)
+                    self._at = found.end()
+                    if self._at > start:
+                        yield from self._judge(*found.span())
                 else:
                     self._at = found.start()
                     return
 
-    def _judge(self, found: re.Match[str]) -> Iterator[Span]:
-        start, self._at = found.span()
-        if self._suspect(start, found.end()):
-            yield from self._spans(start, found.end())
+    def _judge(self, start: int, end: int) -> Iterator[Span]:
+        if self._suspect(start, end):
+            yield from self._spans(start, end)
 
     def _judge_window(self, start: int) -> Iterator[Span]:
         end = start + WINDOW
@@ -162,6 +166,8 @@ class Scanner:
         while len(spans) > known:  # what stood against something that is taken now may be seen only after it
             known = len(spans)
             for kind, detector in DETECTORS.items():
+                if kind in NUMBERS and not piece.numeric:
+                    continue
                 for first, last in detector(piece):
                     piece.take(first, last)
                     spans.append(Span(kind, cut + first, cut + last))
@@ -178,3 +184,5 @@ class Scanner:
         undecided = _BLANK.fullmatch(self._text, self._at) if self._tail is network.PEM_TAIL else None
         if final or (self._at < len(self._text) and not undecided):
             self._tail = None
+            # What follows must not look back at the secret, as it does not look back at a tag.
+            self._text = self._text[: self._at - 1] + "\0" + self._text[self._at :]
