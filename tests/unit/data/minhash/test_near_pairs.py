@@ -65,7 +65,7 @@ def test_no_pair_is_wrong_and_hardly_one_is_missed(threshold: float, alphabet: l
     wanted = plain(texts, threshold)
     own = found(pl.Series(texts), threshold)
     assert own.items() <= wanted.items()
-    # a pair at the threshold is missed with a probability of 0.0025: two of these some 100 pairs in one test of 30
+    # a pair right at the threshold is missed with a probability of 0.0025
     assert len(wanted) > 20
     assert len(own) >= len(wanted) - 1
 
