@@ -32,6 +32,7 @@ BUILT_IN: Mapping[str, str] = {
     "redact": "tuneloop.data.steps.redact:Redact",
     "exact_duplicates": "tuneloop.data.steps.exact:ExactDuplicates",
     "near_duplicates": "tuneloop.data.steps.near:NearDuplicates",
+    "semantic_duplicates": "tuneloop.data.steps.semantic:SemanticDuplicates",
 }
 
 
