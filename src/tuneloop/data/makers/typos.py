@@ -24,7 +24,7 @@ _PLAIN_WORD = re.compile(
 _CHINESE = re.compile(r"[\u4e00-\u9fff]+")
 _KEYBOARD = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
 _KEY_SHIFT = (0.0, 0.25, 0.75)
-"""How far each row of keys stands to the right of the row of q, in key widths (ISO/IEC 9995)."""
+"""How far each row of keys stands to the right of the row of q, in key widths, as on common keyboards."""
 _REACH = 1.3
 """Centres of neighbouring keys are nearer than this: s has w, e, a, d, z, x."""
 
