@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import ClassVar, Literal
 
@@ -63,8 +64,11 @@ class Balance(MakerBase):
         if self.mode == "under":  # its work is surplus
             around.report(made=0)
             return
-        wanted = self.rows_wanted(around.labels)
-        short = {label: size for label, size in around.labels.items() if 0 < size < wanted}
+        sizes: Counter[str] = Counter()
+        for part in parts:
+            sizes.update(dict(part["label"].drop_nulls().value_counts().iter_rows()))
+        wanted = self.rows_wanted(sizes)
+        short = {label: size for label, size in sizes.items() if size < wanted}
         last = self._last_places(parts, short, wanted, around)
         copies = {label: wanted // size - 1 for label, size in short.items()}
         made = 0

@@ -5,15 +5,17 @@ from __future__ import annotations
 import difflib
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
 import polars as pl
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
 from tuneloop.data.makers import Around, MakerBase
-from tuneloop.data.makers.asking import Asker, Local, Query
+from tuneloop.data.makers.asking import Answer, Asker, Local, Query
 from tuneloop.data.makers.endpoint import Endpoint, EndpointConfig
 from tuneloop.data.makers.examples import Example, Kind, draw, pools, shown
 from tuneloop.data.makers.novelty import Novelty
@@ -39,15 +41,6 @@ PROMPT = (
     "and in other words:\n\n{examples}\n\nAnswer with a JSON array of {n} objects and nothing else. Each object must fit "
     "this JSON schema:\n{schema}"
 )
-_FOR_A_CLASS = " of the class {label} (the classes are: {labels})"
-
-
-class _Asked(NamedTuple):
-    """One request: for which kind of rows, with which examples."""
-
-    kind: Kind
-    examples: tuple[Example, ...]
-    query: Query
 
 
 class Synthesise(MakerBase):
@@ -119,12 +112,6 @@ class Synthesise(MakerBase):
                 )
         return value
 
-    @model_validator(mode="after")
-    def _asks_for_something(self) -> Synthesise:
-        if self.rows_per_request > 1 and "array" not in self.prompt and self.prompt != PROMPT:
-            raise ValueError("the prompt does not ask for a JSON array\nhint: say so in it, or set rows_per_request: 1")
-        return self
-
     @property
     def asks(self) -> bool:
         return self.endpoint is None
@@ -140,137 +127,140 @@ class Synthesise(MakerBase):
                 hint="name an endpoint: {url: http://127.0.0.1:8000/v1, model: NAME}, or model.name",
             )
 
-    def schema_of(self, kind: Kind) -> Mapping[str, Any]:
-        return self.json_schema or (_CLASSIFIED if kind.classified else _ANSWERED)
-
     def make(self, parts: Iterable[pl.DataFrame], around: Around) -> Iterator[pl.DataFrame]:
-        found = pools(parts, around.seed)
+        examples = pools(parts, around.seed)
         asker: Asker = Endpoint(self.endpoint, around) if self.endpoint else Local(around, self.batch)
-        wanted = self._quotas(found)
-        novelty = Novelty(parts, self.similar) if wanted else None
-        rejected: list[Rejected] = []
-        taken: Counter[Kind] = Counter()
-        asked: Counter[Kind] = Counter()
-        while requests := self._requests(wanted, taken, asked, found, around):
-            assert novelty is not None
-            answers = asker([request.query for request in requests])
-            written: list[Written] = []
-            for request, answer in zip(requests, answers, strict=True):
-                rows, bad = parse(answer, request.kind, request.examples, self.schema_of(request.kind))
-                written += rows
-                rejected += bad
-            new = self._judge(written, wanted, taken, novelty, rejected, around)
-            lines = (json.dumps(r._asdict(), ensure_ascii=False) + "\n" for r in rejected)
-            write_atomic(around.cache / REJECTED_FILE, "".join(lines))
+        rounds = Rounds(self.quotas(examples), self, examples, Novelty(parts, self.similar), asker, around)
+        while requests := rounds.requests():
+            new = rounds.judge(requests, asker([request.query for request in requests]))
             if new.height:
                 yield new
-        self._tell(wanted, taken, rejected, asker, around)
+        rounds.tell()
 
-    def _quotas(self, found: Mapping[Kind, Sequence[Example]]) -> dict[Kind, int]:
+    def quotas(self, found: Mapping[Kind, Sequence[Example]]) -> dict[Kind, int]:
         """How many new rows of each kind, by name. A class with both kinds of rows is asked for as the commoner one."""
         commonest: dict[str, Kind] = {}
         for kind in sorted(found, key=lambda k: (-len(found[k]), k)):
             commonest.setdefault(kind.label, kind)
-        if isinstance(self.rows, Mapping):
-            for label in self.rows:
-                if label not in commonest:
-                    near = difflib.get_close_matches(label, commonest, 1, 0.5)
-                    raise ConfigError(
-                        f"no training row of class {label!r} can be shown as an example",
-                        where="data.makers synthesise rows",
-                        hint=f"did you mean {near[0]!r}?"
-                        if near
-                        else f"classes: {', '.join(sorted(commonest)[:12]) or 'none'}",
-                    )
-            return {commonest[label]: self.rows[label] for label in sorted(self.rows)}
-        return {commonest[label]: self.rows for label in sorted(commonest)}
+        if not isinstance(self.rows, Mapping):
+            return {commonest[label]: self.rows for label in sorted(commonest)}
+        for label in self.rows:
+            if label not in commonest:
+                near = difflib.get_close_matches(label, commonest, 1, 0.5)
+                known = f"classes: {', '.join(sorted(commonest)[:12]) or 'none'}"
+                raise ConfigError(
+                    f"no training row of class {label!r} can be shown as an example",
+                    where="data.makers synthesise rows",
+                    hint=f"did you mean {near[0]!r}?" if near else known,
+                )
+        return {commonest[label]: self.rows[label] for label in sorted(self.rows)}
 
-    def _requests(
-        self,
-        wanted: Mapping[Kind, int],
-        taken: Mapping[Kind, int],
-        asked: Counter[Kind],
-        found: Mapping[Kind, Sequence[Example]],
-        around: Around,
-    ) -> list[_Asked]:
+    def schema_of(self, kind: Kind) -> Mapping[str, Any]:
+        return self.json_schema or (_CLASSIFIED if kind.classified else _ANSWERED)
+
+    def question(self, kind: Kind, examples: Sequence[Example], labels: Iterable[str]) -> tuple[dict[str, str], ...]:
+        """The messages of one request."""
+        schema = self.schema_of(kind)
+        classes = ", ".join(sorted(labels))
+        holes = {
+            "class": f" of the class {kind.label} (the classes are: {classes})" if kind.label else "",
+            "label": kind.label,
+            "labels": classes,
+            "n": str(self.rows_per_request),
+            "schema": json.dumps(schema, ensure_ascii=False),
+            "examples": "\n".join(
+                json.dumps(shown(example, kind, schema["properties"]), ensure_ascii=False) for example in examples
+            ),
+        }
+        text = re.sub(rf"\{{({'|'.join(holes)})\}}", lambda hole: holes[hole[1]], self.prompt)
+        system = ({"role": "system", "content": self.system},) if self.system else ()
+        return (*system, {"role": "user", "content": text})
+
+
+class Request(NamedTuple):
+    """One request: for which kind of rows, with which examples."""
+
+    kind: Kind
+    examples: tuple[Example, ...]
+    query: Query
+
+
+@dataclass
+class Rounds:
+    """Requests and their rows, round after round, until each class has its rows or its requests are used up."""
+
+    wanted: Mapping[Kind, int]
+    options: Synthesise
+    examples: Mapping[Kind, Sequence[Example]]
+    novelty: Novelty
+    asker: Asker
+    around: Around
+    taken: Counter[Kind] = field(default_factory=Counter)
+    asked: Counter[Kind] = field(default_factory=Counter)
+    rejected: list[Rejected] = field(default_factory=list)
+
+    def requests(self) -> list[Request]:
         """The next round: as many requests as would do if all their rows were taken, within the limit."""
         out = []
-        for kind, rows in wanted.items():
-            limit = math.ceil(math.ceil(rows / self.rows_per_request) * self.attempts)
-            needed = math.ceil((rows - taken[kind]) / self.rows_per_request)
-            for _ in range(min(needed, limit - asked[kind])):
-                asked[kind] += 1
-                examples = draw(found[kind], self.examples, around.seed, f"{kind.label}\x00{asked[kind]}")
-                out.append(_Asked(kind, tuple(examples), self._query(kind, examples, asked[kind], around)))
+        each = self.options.rows_per_request
+        for kind, rows in self.wanted.items():
+            limit = math.ceil(math.ceil(rows / each) * self.options.attempts)
+            needed = math.ceil((rows - self.taken[kind]) / each)
+            for _ in range(min(needed, limit - self.asked[kind])):
+                self.asked[kind] += 1
+                number = self.asked[kind]
+                what = f"{kind.label}\x00{number}"
+                examples = draw(self.examples[kind], self.options.examples, self.around.seed, what)
+                question = self.options.question(kind, examples, self.around.labels)
+                out.append(Request(kind, tuple(examples), Query(question, number)))
         return out
 
-    def _query(self, kind: Kind, examples: Sequence[Example], number: int, around: Around) -> Query:
-        schema = self.schema_of(kind)
-        lines = [json.dumps(shown(e, kind, schema["properties"]), ensure_ascii=False) for e in examples]
-        holes = {
-            "{class}": _FOR_A_CLASS if kind.label else "",
-            "{label}": kind.label,
-            "{labels}": ", ".join(sorted(around.labels)),
-            "{n}": str(self.rows_per_request),
-            "{schema}": json.dumps(schema, ensure_ascii=False),
-            "{examples}": "\n".join(lines),  # last: what stands in a row is not a hole
-        }
-        text = self.prompt
-        for hole, value in holes.items():
-            text = text.replace(hole, value)
-        system = ({"role": "system", "content": self.system},) if self.system else ()
-        return Query((*system, {"role": "user", "content": text}), number)
-
-    def _judge(
-        self,
-        written: Sequence[Written],
-        wanted: Mapping[Kind, int],
-        taken: Counter[Kind],
-        novelty: Novelty,
-        rejected: list[Rejected],
-        around: Around,
-    ) -> pl.DataFrame:
-        """Redact, refuse what is short or not new, and take rows up to each quota."""
+    def judge(self, requests: Sequence[Request], answers: Sequence[Answer]) -> pl.DataFrame:
+        """Read the answers of a round, redact, refuse what is short or not new, and take rows up to each quota."""
+        written: list[Written] = []
+        for request, answer in zip(requests, answers, strict=True):
+            rows, bad = parse(answer, request.kind, request.examples, self.options.schema_of(request.kind))
+            written += rows
+            self.rejected += bad
         masked = Redact().apply(as_rows(written))
-        problems = [self._too_short(w) for w in written]
-        long_enough = [k for k, problem in enumerate(problems) if problem is None]
-        for k, problem in zip(long_enough, novelty.problems(masked[long_enough]), strict=True):
-            problems[k] = problem
-        kept = []
-        for k, (one, problem) in enumerate(zip(written, problems, strict=True)):
-            if problem is None and taken[one.kind] >= wanted[one.kind]:
-                problem = "not needed: the class has its rows"
-            if problem is None:
-                taken[one.kind] += 1
-                kept.append(k)
-            else:
-                rejected.append(Rejected(one.kind.label, problem, one.raw))
-        new = christen(masked[kept], around.name, taken.total() - len(kept) + 1)
-        novelty.add(new)
+        kept = self._take(written, self._problems(written, masked))
+        lines = (json.dumps(rejected._asdict(), ensure_ascii=False) + "\n" for rejected in self.rejected)
+        write_atomic(self.around.cache / REJECTED_FILE, "".join(lines))
+        new = christen(masked[kept], self.around.name, self.taken.total() - len(kept) + 1)
+        self.novelty.add(new)
         return new
 
-    def _too_short(self, one: Written) -> str | None:
-        said = one.messages[0]["content"] or ""
-        size = sum(2 if "\u4e00" <= c <= "\u9fff" else 1 for c in said.strip())
-        return None if size >= self.min_characters else f"too short: {len(said)} characters"
+    def _problems(self, written: Sequence[Written], masked: pl.DataFrame) -> list[str | None]:
+        problems = [self._too_short(one) for one in written]
+        long_enough = [k for k, problem in enumerate(problems) if problem is None]
+        for k, problem in zip(long_enough, self.novelty.problems(masked[long_enough]), strict=True):
+            problems[k] = problem
+        return problems
 
-    def _tell(
-        self,
-        wanted: Mapping[Kind, int],
-        taken: Mapping[Kind, int],
-        rejected: Sequence[Rejected],
-        asker: Asker,
-        around: Around,
-    ) -> None:
-        for kind, rows in wanted.items():
-            if taken[kind] < rows:
-                log(
-                    f"warning: {around.name}: {taken[kind]:,} of {rows:,} rows{f' of {kind.label}' if kind.label else ''}; "
-                    f"why others were refused stands in {around.cache / REJECTED_FILE}"
-                )
-        reasons = Counter(r.reason.partition(":")[0].replace(" ", "_").replace("-", "_") for r in rejected)
-        around.report(
-            made=sum(taken.values()),
-            **{f"refused_{reason}": n for reason, n in sorted(reasons.items())},
-            **asker.bill(),
-        )
+    def _take(self, written: Sequence[Written], problems: Sequence[str | None]) -> list[int]:
+        kept = []
+        for k, (one, problem) in enumerate(zip(written, problems, strict=True)):
+            if problem is None and self.taken[one.kind] >= self.wanted[one.kind]:
+                problem = "not needed: the class has its rows"
+            if problem is None:
+                self.taken[one.kind] += 1
+                kept.append(k)
+            else:
+                self.rejected.append(Rejected(one.kind.label, problem, one.raw))
+        return kept
+
+    def _too_short(self, one: Written) -> str | None:
+        said = (one.messages[0]["content"] or "").strip()
+        size = sum(2 if "\u4e00" <= c <= "\u9fff" else 1 for c in said)
+        return None if size >= self.options.min_characters else f"too short: {len(said)} characters"
+
+    def tell(self) -> None:
+        """Report the counts, and warn of classes that stayed short."""
+        file = self.around.cache / REJECTED_FILE
+        for kind, rows in self.wanted.items():
+            if self.taken[kind] < rows:
+                what = f"{self.taken[kind]:,} of {rows:,} rows" + (f" of {kind.label}" if kind.label else "")
+                log(f"warning: {self.around.name}: {what}; why others were refused stands in {file}")
+        reasons = Counter(re.sub("[ -]", "_", rejected.reason.partition(":")[0]) for rejected in self.rejected)
+        refused = {f"refused_{reason}": count for reason, count in sorted(reasons.items())}
+        self.around.report(made=self.taken.total(), **refused, **self.asker.bill())

@@ -7,7 +7,7 @@ import random as dice
 import re
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 from pydantic import Field
 
@@ -24,7 +24,7 @@ _PLAIN_WORD = re.compile(
 _CHINESE = re.compile(r"[\u4e00-\u9fff]+")
 _KEYBOARD = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
 _KEY_SHIFT = (0.0, 0.25, 0.75)
-"""How far each row of keys stands to the right of the row of q, in key widths (ISO/IEC 9995)."""
+"""How far each row of keys stands to the right of the row of q, in key widths, as on common keyboards."""
 _REACH = 1.3
 """Centres of neighbouring keys are nearer than this: s has w, e, a, d, z, x."""
 
@@ -101,35 +101,40 @@ class Typos(RowMaker):
         return Draft(row["messages"], fields_text(fields))
 
 
-class Spot(NamedTuple):
-    """A character that may become wrong, and what it may become; '' for a letter of an English word."""
-
-    at: int
-    alike: str
-
-
-def _spots(text: str, keep: bytearray) -> list[Spot]:
+def _spots(text: str, keep: bytearray) -> list[int]:
     """Where a mistake may be made, in order."""
-    out = []
+    out: list[int] = []
     for word in _PLAIN_WORD.finditer(text):
         if not any(keep[word.start() : word.end()]):
-            out += [Spot(at, "") for at in range(word.start() + 1, word.end())]
-    for run in _CHINESE.finditer(text):
-        for at, syllable in enumerate(_syllables(run[0]), run.start()):
-            alike = homophones().get(syllable, "").replace(text[at], "")
-            if alike and not keep[at] and text[at] in common_characters():
-                out.append(Spot(at, alike))
+            out += range(word.start() + 1, word.end())
+    if _CHINESE.search(text):
+        readings = _own_syllable()
+        out += [at for at, character in enumerate(text) if character in readings and not keep[at]]
     return sorted(out)
 
 
-def _edits(text: str, spots: Sequence[Spot], random: dice.Random) -> list[Edit]:
+@cache
+def _own_syllable() -> Mapping[str, str]:
+    """Common character -> the syllable it has when it stands alone, if others share it."""
+    return {c: syllable for syllable, alike in homophones().items() if len(alike) > 1 for c in alike}
+
+
+def _edits(text: str, spots: Sequence[int], random: dice.Random) -> list[Edit]:
     """A mistake at each spot, except where the one before reaches into it."""
     out: list[Edit] = []
-    for spot in spots:
-        edit = Edit(spot.at, spot.at + 1, random.choice(spot.alike)) if spot.alike else _mistype(text, spot.at, random)
+    for at in spots:
+        edit = _mistype(text, at, random) if text[at].isascii() else Edit(at, at + 1, random.choice(_alike(text, at)))
         if not out or out[-1].end <= edit.start:
             out.append(edit)
     return out
+
+
+def _alike(text: str, at: int) -> str:
+    """Other characters read as this one is here, or as it is alone where nothing else is read so."""
+    start, end = next(run.span() for run in _CHINESE.finditer(text) if run.end() > at)
+    here = homophones().get(_syllables(text[start:end])[at - start], "")
+    others = here.replace(text[at], "")
+    return others or homophones()[_own_syllable()[text[at]]].replace(text[at], "")
 
 
 def _mistype(text: str, at: int, random: dice.Random) -> Edit:
