@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from tuneloop.config import Config, ConfigPath
+from tuneloop.data.documents import DocumentConfig
 from tuneloop.types import Split
 
 Format = Literal[
@@ -29,10 +30,43 @@ DEFAULT_STEPS = (
 
 
 class SourceConfig(Config):
-    """One file, folder or pattern with ``*``. In YAML a bare path is enough."""
+    """Files, rows of a database, or a data set of a hub: one of ``path``, ``url`` and ``dataset``. A bare path is enough."""
 
-    path: ConfigPath
-    """A file (CSV, TSV, JSONL, JSON, text), a folder of such files, or a pattern such as ``exports/*.csv``."""
+    aliases: ClassVar[Mapping[str, str]] = {
+        "file": "path",
+        "folder": "path",
+        "database_url": "url",
+        "sql": "query",
+        "subset": "name",
+        "config_name": "name",
+    }
+
+    path: ConfigPath | None = None
+    """A file, a folder of files, or a pattern such as ``exports/*.csv``; a SQLite file with table or query."""
+
+    url: str | None = None
+    """A database, e.g. ``postgresql://reader:${DB_PASSWORD}@host/shop``: the password is the name of a variable."""
+
+    table: str | None = None
+    """Table or view of a database (``schema.table`` for another schema), read in the order of its primary key."""
+
+    query: str | None = None
+    """SELECT statement for a database, instead of a table; give it an ORDER BY for the same rows in the same order."""
+
+    dataset: str | None = None
+    """A data set of a hub, ``owner/name``, or a folder that holds a copy of one."""
+
+    hub: Literal["huggingface", "modelscope"] = "huggingface"
+    """The hub that has the data set."""
+
+    name: str | None = None
+    """Which of the data set's configurations; needed where there are several and none is called default."""
+
+    revision: str | None = None
+    """Branch, tag or commit of the data set; pin a commit for a reproducible run."""
+
+    part: str = "train"
+    """Which part of the data set, as its publisher calls it: train, validation, test, ..."""
 
     split: Split | None = None
     """Where every row of this source goes: train, validation or test; empty: rows are divided by the ratios."""
@@ -40,12 +74,49 @@ class SourceConfig(Config):
     rows: int | None = None
     """Take a stratified sample of this many clean rows; the others are kept in the ledger as not sampled."""
 
+    @property
+    def title(self) -> str:
+        """What messages call it; never with a password."""
+        if self.path is not None:
+            return self.path.name
+        return self.dataset or self.table or "the query"
+
     @field_validator("rows")
     @classmethod
     def _positive(cls, value: int | None) -> int | None:
         if value is not None and value < 1:
             raise ValueError("must be at least 1\nhint: leave rows out to take all of them")
         return value
+
+    @field_validator("url")
+    @classmethod
+    def _no_password(cls, value: str | None, info: ValidationInfo) -> str | None:
+        from tuneloop.data.readers.database import anchored, password_in_clear
+
+        if value is not None and password_in_clear(value):
+            raise ValueError(
+                "a password stands in the configuration\nhint: write ${DB_PASSWORD} in its place and export DB_PASSWORD=..."
+            )
+        folder = (info.context or {}).get("folder")
+        return anchored(value, Path(folder)) if value and folder else value
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> SourceConfig:
+        given = [name for name in ("path", "url", "dataset") if getattr(self, name) is not None]
+        if len(given) != 1:
+            said = f"{' and '.join(given)} are given" if given else "none of path, url and dataset is given"
+            raise ValueError(f"{said}; a source has exactly one of them\nhint: make it one entry of sources for each")
+        if self.table and self.query:
+            raise ValueError("table and query are given\nhint: keep one of them")
+        if self.dataset and (self.table or self.query):
+            raise ValueError("a data set has no table or query\nhint: choose with name, part and revision")
+        if self.url and not (self.table or self.query):
+            raise ValueError("a database needs table or query\nhint: table: orders, or query: SELECT ... ORDER BY ...")
+        fields = type(self).model_fields
+        misplaced = [n for n in ("name", "revision", "part", "hub") if getattr(self, n) != fields[n].default]
+        if not self.dataset and misplaced:
+            raise ValueError(f"{misplaced[0]} is for a data set of a hub\nhint: add dataset: owner/name, or remove it")
+        return self
 
 
 class StepConfig(Config):
@@ -56,6 +127,27 @@ class StepConfig(Config):
 
     options: Mapping[str, Any] = {}
     """What the step can be told, e.g. ``{threshold: 0.9}`` for near_duplicates."""
+
+
+class MakerConfig(Config):
+    """One maker of new training rows. In YAML a bare name is enough."""
+
+    name: str
+    """Name of a built-in maker or of one that an installed package registers under ``tuneloop.makers``."""
+
+    options: Mapping[str, Any] = {}
+    """What the maker can be told, e.g. ``{rate: 0.1}`` for typos; relative paths begin where the YAML file is."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known(cls, value: Any, info: ValidationInfo) -> Any:
+        from tuneloop.data.makers import check
+
+        value = {"name": value} if isinstance(value, str) else value
+        if isinstance(value, Mapping) and isinstance(value.get("name"), str):
+            folder = (info.context or {}).get("folder")
+            return {**value, "options": check(value["name"], value.get("options") or {}, folder)}
+        return value
 
 
 class DataConfig(Config):
@@ -84,7 +176,7 @@ class DataConfig(Config):
     incidental: ClassVar[tuple[str, ...]] = ("executor", "workers", "part_rows")
 
     sources: tuple[SourceConfig, ...]
-    """The raw files: a path, or a list of paths or of {path, split, rows}."""
+    """The raw rows: a path, or a list of paths or of {path | url | dataset, table, query, split, rows}."""
 
     format: Format = "auto"
     """What a row is: auto, messages, sharegpt, alpaca, pair (prompt and response), classification, annotation (text,
@@ -109,11 +201,17 @@ class DataConfig(Config):
     delimiter: str | None = None
     """Column separator of CSV files; empty: found from the rows."""
 
+    documents: DocumentConfig = DocumentConfig()
+    """How web pages, PDF, Word, scans, recordings and DICOM become rows."""
+
     system: str | None = None
     """System prompt put in front of rows that have none; {labels} becomes the classes of the training split."""
 
     steps: tuple[StepConfig, ...] = tuple(StepConfig(name=name) for name in DEFAULT_STEPS)
     """Cleaning steps in order: names, or {name, options}."""
+
+    makers: tuple[MakerConfig, ...] = ()
+    """What makes new rows from the training split: names, or {name, options}."""
 
     train_ratio: float = 0.70
     """Share of the rows that train."""
@@ -152,7 +250,10 @@ class DataConfig(Config):
     @classmethod
     def _sources_from_paths(cls, value: Any) -> Any:
         items = [value] if isinstance(value, str | Path | Mapping | SourceConfig) else value
-        return tuple({"path": item} if isinstance(item, str | Path) else item for item in items or ())
+        return tuple(
+            {"url" if "://" in str(item) else "path": item} if isinstance(item, str | Path) else item
+            for item in items or ()
+        )
 
     @field_validator("sources")
     @classmethod

@@ -19,6 +19,8 @@ from tuneloop.progress import Progress, log
 from tuneloop.types import record_id
 
 PHASE = "read"
+MEDIA = "media"
+"""Where images that rows refer to are saved, in the folder of the stage."""
 _FLUSH_S = 120.0
 """A part is also closed after this time: pages and recordings are dear, and a killed run must not read them twice."""
 
@@ -94,7 +96,7 @@ class Intake:
         return len(self._rows) % 16 == 0 and time.monotonic() - self._since > _FLUSH_S
 
     def _rows_of(self, source: sources.SourceFile) -> Iterator[_Read]:
-        raw = sources.read(self._config, source)
+        raw = sources.read(self._config, source, self._work.folder.parent / MEDIA)
         _refuse_unreadable(raw)
         detected = formats.detect(raw, self._config)
         pinned = self._config.sources[source.source].split

@@ -143,6 +143,13 @@ def finish(task: Task, labels: tuple[str, ...]) -> Facts:
     return emit(work, task.config, part, divide(frame, verdict), verdict["split"], labels)
 
 
+def training(task: Task) -> pl.DataFrame:
+    """The rows of a part that are in the training split."""
+    frame = load(task, cleaned=True)
+    verdict = task.work.get(f"verdict-{task.segment}", task.part)
+    return frame.filter(alive()).filter(verdict["split"] == "train")
+
+
 def divide(frame: pl.DataFrame, verdict: pl.DataFrame) -> pl.DataFrame:
     """Drop the rows to which the split gave a reason instead of a place. ``verdict`` has a line for every living row."""
 

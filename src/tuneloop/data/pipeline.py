@@ -17,7 +17,7 @@ from typing import Any
 
 import polars as pl
 
-from tuneloop.data import executors, intake, ledger, personal, phases, report, split, steps, summary, tally
+from tuneloop.data import executors, intake, ledger, makers, personal, phases, report, split, steps, summary, tally
 from tuneloop.data.artifact import LEDGER, REPORT, SUMMARY, DataArtifact, load
 from tuneloop.data.config import DataConfig
 from tuneloop.data.parts import Facts, Work, cut
@@ -28,15 +28,16 @@ from tuneloop.rundir import RunDir, disk_error, fsync_path
 from tuneloop.types import SPLITS
 
 
-def run(config: DataConfig, out: RunDir) -> DataArtifact:
+def run(config: DataConfig, out: RunDir, ask: makers.Ask | None = None, asked: str = "") -> DataArtifact:
     """See ``tuneloop.data.run``."""
-    stage = _Stage(config, out)
+    stage = _Stage(config, out, ask, asked)
     try:
         stage.clean()
         labels = stage.divide()
         tallies = stage.emit(labels)
     finally:
         stage.executor.close()
+    tallies += stage.derive(labels, tallies)
     total = tally.add(tallies)
     ledger.join(stage.work, stage.parts, out)
     ledger.check(out / LEDGER, stage.intake.rows, total["derived"])
@@ -44,7 +45,7 @@ def run(config: DataConfig, out: RunDir) -> DataArtifact:
         _refuse_nothing(total, out)
     for name in SPLITS:
         _concatenate([stage.work.path(f"out-{name}", part, ".jsonl") for part in stage.parts], out / f"{name}.jsonl")
-    found = {"clusters": ledger.clusters(out / LEDGER), "balance": stage.balance}
+    found = {"clusters": ledger.clusters(out / LEDGER), "balance": stage.balance, "made": stage.made}
     facts = summary.build(config, stage.intake, stage.counts, stage.notes, total, labels, found)
     out.write_json(SUMMARY, facts)
     for count in stage.counts:
@@ -62,8 +63,11 @@ class _Stage:
 
     config: DataConfig
     out: RunDir
+    ask: makers.Ask | None
+    asked: str
 
     def __post_init__(self) -> None:
+        makers.build(self.config.makers, can_ask=self.ask is not None)  # what they lack is said before anything is read
         self.work = Work(self.out / "tmp")
         self.work.begin(self.config.hash())
         self.plan = phases.segments(self.config.steps)
@@ -73,6 +77,7 @@ class _Stage:
         self.counts: list[StepCount] = []
         self.notes: list[str] = []
         self.balance: list[Facts] = []
+        self.made: list[Facts] = []
 
     def task(self, segment: int, part: int) -> Task:
         return Task(self.work, self.config, self.plan, segment, part)
@@ -144,10 +149,12 @@ class _Stage:
         k = len(self.plan) - 1
         mark = self.work.marked(f"verdict-{k}", -1)
         if mark is None:
-            decided = split.decide(self.work.scan(f"digest-{k}", self.parts), self.config)
-            for part, mine in zip(self.parts, cut(decided.verdicts, self._heights), strict=True):
+            digests = self.work.scan(f"digest-{k}", self.parts)
+            decided = split.decide(digests, self.config)
+            verdicts = self._spare(decided.verdicts, digests)
+            for part, mine in zip(self.parts, cut(verdicts, self._heights), strict=True):
                 self.work.put(f"verdict-{k}", part, mine)
-            gone = decided.verdicts.filter(pl.col("reason").is_not_null())["step"].value_counts()
+            gone = verdicts.filter(pl.col("reason").is_not_null())["step"].value_counts()
             facts = {
                 "labels": list(decided.labels),
                 "notes": list(decided.notes),
@@ -163,11 +170,59 @@ class _Stage:
         self.balance = mark["balance"]
         return tuple(mark["labels"])
 
+    def _spare(self, verdicts: pl.DataFrame, digests: pl.LazyFrame) -> pl.DataFrame:
+        """Drop the training rows that a maker (``balance``) has too many of."""
+        if not self.config.makers:
+            return verdicts
+        named = verdicts.join(digests.select("at", "id", "label").collect(), on="at", maintain_order="left")
+        training = named.filter(pl.col("split") == "train").select("id", "label")
+        gone = makers.surplus(self.config.makers, training, self.config.seed).rename({"reason": "spared"})
+        hit = pl.col("spared").is_not_null()
+        return (
+            named.join(gone, on="id", how="left", maintain_order="left")
+            .with_columns(
+                split=pl.when(~hit).then("split"),
+                step=pl.when(hit).then(tally.category("spared")).otherwise("step"),
+                reason=pl.coalesce("spared", "reason"),
+            )
+            .select(verdicts.columns)
+        )
+
+    def derive(self, labels: tuple[str, ...], tallies: Sequence[Facts]) -> list[Facts]:
+        """Let the makers make new training rows out of the training rows; they follow the others as parts of their own."""
+        if not self.config.makers:
+            return []
+        around = makers.Around(
+            seed=self.config.seed,
+            labels=tally.add(tallies)["classes"]["train"],
+            cache=self.out.path.parent / "answers",
+            ask=self.ask,
+            asked=self.asked,
+            report=lambda **counts: self.made.append(counts),
+        )
+        real, marks = list(self.parts), []
+        training = _Training([self.task(len(self.plan) - 1, part) for part in real])
+        for part, frame in enumerate(makers.run(self.config.makers, training, around), len(real)):
+            self.parts.append(part)
+            places = pl.Series(["train"], dtype=pl.String).new_from_index(0, frame.height)
+            marks.append(phases.emit(self.work, self.config, part, frame, places, labels))
+        return marks
+
     def emit(self, labels: tuple[str, ...]) -> list[Facts]:
         """Write what each part gives."""
         k = len(self.plan) - 1
         tasks = (self.task(k, part) for part in self.parts)
         return self._map(partial(phases.finish, labels=labels), tasks, "ledger", "writing")
+
+
+@dataclass(frozen=True)
+class _Training:
+    """The rows of the training split, part by part, as often as somebody asks."""
+
+    tasks: Sequence[Task]
+
+    def __iter__(self) -> Iterator[pl.DataFrame]:
+        return map(phases.training, self.tasks)
 
 
 def _regions(config: DataConfig) -> tuple[str, ...]:

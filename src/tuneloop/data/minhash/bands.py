@@ -166,16 +166,34 @@ class _Found:
             whole //= 4
             self.thinned = True
         giant = size > whole
-        for k in np.flatnonzero(giant):
-            bucket = order[start[k] : start[k] + size[k]]
-            self.largest = max(self.largest, len(bucket))
-            if len(bucket) * (LEADERS + NEIGHBOURS) <= room:
-                yield from _sparse_pairs(bucket, refining)
+        if giant.any():
+            self.largest = max(self.largest, int(size.max()))
+            yield from self._sparse_pairs(order, start[giant], size[giant], refining)
         start, size = start[~giant], size[~giant]
         for distance in range(1, int(size.max(initial=0))):
             start, size = start[size > distance], size[size > distance]
             at = np.repeat(start, size - distance) + _counting(size - distance)
             yield order[at], order[at + distance]
+
+    def _sparse_pairs(self, order: Array, start: Array, size: Array, refining: Array) -> Iterator[tuple[Array, Array]]:
+        """Each row of large buckets with the first rows, and with those next to it when sorted by the next band."""
+        rows = int(size.sum())
+        room = self._most - len(self.codes)
+        leaders = min(LEADERS, max(1, room // (4 * rows)))  # the other bands need room as well
+        self.thinned |= leaders < LEADERS or room < 0
+        if room < 0:
+            return
+        nth, first = _counting(size), np.repeat(start, size)
+        members = order[first + nth]
+        for leader in range(leaders):
+            later = nth > leader
+            yield order[first[later] + leader], members[later]
+        if leaders == LEADERS:
+            near = np.lexsort((refining[members], first))
+            members, first = members[near], first[near]
+            for distance in range(1, NEIGHBOURS + 1):
+                same = first[distance:] == first[:-distance]
+                yield members[:-distance][same], members[distance:][same]
 
 
 def _runs(keys: Array) -> tuple[Array, Array, Array]:
@@ -192,15 +210,6 @@ def _runs(keys: Array) -> tuple[Array, Array, Array]:
     size = np.diff(start, append=len(keys))
     order = (packed & ((np.uint64(1) << bits) - np.uint64(1))).astype(np.int64)
     return order, start[size > 1], size[size > 1]
-
-
-def _sparse_pairs(bucket: Array, refining: Array) -> Iterator[tuple[Array, Array]]:
-    for leader in bucket[:LEADERS]:
-        rest = bucket[bucket > leader]
-        yield np.full(len(rest), leader), rest
-    near = bucket[np.argsort(refining[bucket], kind="stable")]
-    for distance in range(1, NEIGHBOURS + 1):
-        yield near[:-distance], near[distance:]
 
 
 def _counting(sizes: Array) -> Array:

@@ -104,7 +104,9 @@ def _characters(texts: pl.Series, size: int) -> tuple[Array, Array]:
 def _word_hashes(texts: pl.Series, size: int) -> tuple[Array, Array]:
     """A hash for each word, rows with fewer than ``size`` words filled up with zeros; and the units of each row."""
     spaced = texts.str.replace_all(_NO_WORD, " ").str.strip_chars(" ")
-    spaced = spaced.zip_with(spaced != "", texts.str.replace_all(" ", "\x01", literal=True))  # a text of marks only
+    # a text of marks only is one word: its own separators become characters that Unicode reserves for such use
+    marks = texts.str.replace_all(" ", "\ufdd0", literal=True).str.replace_all("\n", "\ufdd1", literal=True)
+    spaced = spaced.zip_with(spaced != "", marks)
     lines = spaced + "\n"
     codes = _codes(lines)
     gap = (codes == 32) | (codes == 10)

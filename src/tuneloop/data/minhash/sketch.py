@@ -114,13 +114,24 @@ def plan(threshold: float, rows: int) -> Plan:
 def missed(similarity: float, width: int, bands: int) -> float:
     """Probability that a pair agrees in no band.
 
-    Bands are random subsets of the same hashes, so they are independent only given how many hashes agree (a binomial
-    number a of them): sum over a of P(a) * (1 - C(a, width) / C(HASHES, width)) ** bands.
+    The bands of one shuffle share no hash; those of different shuffles are independent once it is given how many hashes
+    agree, which is a binomial number.
     """
+    whole, rest = divmod(bands, HASHES // width)
     return math.fsum(
-        _binomial(a, similarity) * (1 - math.comb(a, width) / math.comb(HASHES, width)) ** bands
+        _binomial(a, similarity) * _none(a, width, HASHES // width) ** whole * _none(a, width, rest)
         for a in range(HASHES + 1)
     )
+
+
+@cache
+def _none(a: int, width: int, bands: int) -> float:
+    """Probability that none of ``bands`` disjoint bands lies within ``a`` hashes drawn at random (inclusion, exclusion)."""
+    ways = sum(
+        (-1) ** k * math.comb(bands, k) * math.comb(HASHES - k * width, a - k * width)
+        for k in range(min(bands, a // width) + 1)
+    )
+    return float(ways / math.comb(HASHES, a))
 
 
 def agreeing(threshold: float) -> int:

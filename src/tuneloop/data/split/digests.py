@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 
 import numpy as np
 import polars as pl
@@ -28,9 +29,13 @@ def prompt_keys(frame: pl.DataFrame) -> pl.Series:
 
 def field(frame: pl.DataFrame, name: str) -> pl.Series:
     """A kept column as text; null where the row has no such value, or an empty one."""
-    quoted = name.replace("\\", "\\\\").replace('"', '\\"')
-    found = pl.col("fields").str.json_path_match(f'$["{quoted}"]').str.strip_chars()
-    return frame.select(pl.when(found != "").then(found)).to_series()
+    if set(name) & set('"\\'):  # a JSON path has no way to write these
+        objects = (json.loads(text or "{}") for text in frame["fields"])
+        found = pl.Series([None if (v := o.get(name)) is None else str(v) for o in objects], dtype=pl.String)
+    else:
+        found = frame["fields"].str.json_path_match(f'$["{name}"]')
+    found = found.str.strip_chars().rename(name)
+    return found.to_frame().select(pl.when(pl.first() != "").then(pl.first())).to_series()
 
 
 def strata(config: DataConfig) -> list[str]:

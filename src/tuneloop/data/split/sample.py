@@ -24,9 +24,7 @@ def take(rows: Rows, config: DataConfig, drops: Drops) -> list[str]:
             continue
         mine = np.flatnonzero(rows.alive & (rows.source == index))
         if len(mine) < source.rows:
-            warnings.append(
-                f"{source.path.name} has {len(mine):,} clean rows, fewer than the {source.rows:,} asked for"
-            )
+            warnings.append(f"{source.title} has {len(mine):,} clean rows, fewer than the {source.rows:,} asked for")
         if len(mine) <= source.rows:
             continue
         out = np.sort(_surplus(rows, mine, source.rows))

@@ -7,13 +7,12 @@ from collections import Counter
 from typing import Any
 
 import polars as pl
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tuneloop.data import DataConfig
 from tuneloop.data.frame import make_frame
-from tuneloop.data.split import apportion, assign, drop_leaks, sample, shared_prompts
+from tuneloop.data.split import assign, drop_leaks, sample, shared_prompts
 
 
 def rows(labels: list[str | None], prompts: list[str] | None = None, **columns: list[Any]) -> pl.DataFrame:
@@ -136,15 +135,3 @@ def test_a_sample_larger_than_the_source_takes_all_and_warns() -> None:
     after, warnings = sample(rows(["a"] * 5), config(sources={"path": "a.csv", "rows": 10}))
     assert after["dropped_step"].null_count() == 5
     assert warnings == ["a.csv has 5 clean rows, fewer than the 10 asked for"]
-
-
-@pytest.mark.parametrize(
-    ("sizes", "total", "seats"),
-    [
-        ({"a": 50, "b": 30, "c": 20}, 10, {"a": 5, "b": 3, "c": 2}),
-        # exact shares 4.35, 3.04, 2.61: the seat left over goes to the largest remainder
-        ({"a": 10, "b": 7, "c": 6}, 10, {"a": 4, "b": 3, "c": 3}),
-    ],
-)
-def test_apportion_by_largest_remainder(sizes: dict[str, int], total: int, seats: dict[str, int]) -> None:
-    assert apportion(sizes, total) == seats
