@@ -101,7 +101,7 @@ def test_special_tokens_have_the_first_ids_and_are_never_cut(folder: Path) -> No
 
 def test_wordpiece_frames_a_text_and_marks_the_inside_of_words(folder: Path) -> None:
     found, _ = made(folder, model="wordpiece")
-    tokens = load_file(found.folder).encode("zebra transfer").tokens
+    tokens = load_file(found.folder).encode("wasted transfer").tokens
     assert (tokens[0], tokens[-1]) == ("[CLS]", "[SEP]")
     assert any(token.startswith("##") for token in tokens)
 
