@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import polars as pl
 
-from tuneloop.data import minhash
+from tuneloop.data.split import similar
 from tuneloop.data.split.arrays import Array, Rows
 from tuneloop.data.split.digests import NOBODY, STEP
 
@@ -74,11 +74,9 @@ def near(rows: Rows, threshold: float, drops: Drops) -> tuple[Array, Array]:
         Pairs of prompts of equal right (int [M] each) that resemble each other: they must stay in one split.
     """
     first = _first_rows(rows)
-    keys = np.flatnonzero(first >= 0)
-    texts = rows.digests.select("prompt").collect().to_series().gather(first[keys])
-    pairs = near_pairs(texts, threshold)
-    a, b = keys[pairs["i"].to_numpy()], keys[pairs["j"].to_numpy()]
-    similarity, rank = pairs["similarity"].to_numpy(), rows.rank[first]
+    at = np.sort(first[first >= 0])
+    i, j, similarity = similar.pairs(rows.digests, at, threshold)
+    a, b, rank = rows.key[at[i]], rows.key[at[j]], rows.rank[first]
     _drop_similar(rows, drops, (a, b, similarity), first, rank)
     same = rank[a] == rank[b]
     return a[same], b[same]
@@ -107,13 +105,3 @@ def _drop_similar(rows: Rows, drops: Drops, pairs: tuple[Array, Array, Array], f
         gone[worse[use]] = True
         words = pl.format("{} similar to", pl.col("similarity").round(2).cast(pl.String).str.pad_end(4, "0"))
         drops.leak(rows, at, owner[key], words, similarity=how[key])
-
-
-def near_pairs(texts: pl.Series, threshold: float) -> pl.DataFrame:
-    """i, j (i < j), similarity: all pairs of texts that are at least that similar."""
-    listed = texts.to_list()
-    pairs, _ = minhash.candidates(listed, threshold)
-    wanted = sorted({k for pair in pairs for k in pair})
-    sets = {k: minhash.shingles(listed[k]) for k in wanted}
-    found = [(i, j, s) for i, j in pairs if (s := minhash.jaccard(sets[i], sets[j])) >= threshold]
-    return pl.DataFrame(found, schema={"i": pl.Int64, "j": pl.Int64, "similarity": pl.Float64}, orient="row")
