@@ -53,7 +53,7 @@ SCHEMA: Mapping[str, Any] = {
 VERDICTS: Mapping[str, Any] = {"at": pl.Int64, "reason": pl.String, "partner": pl.String, "group": pl.String}
 """What a whole-data step decides about the row at position ``at``: a reason drops it; a group keeps rows together."""
 REASONING = -1
-"""``message`` of a change in the reasoning of message k is ``-1 - k``."""
+"""``message`` of a change in the reasoning of message k is ``-1 - k``; in its content or its calls it is k."""
 
 
 def empty_frame() -> pl.DataFrame:
@@ -150,44 +150,49 @@ def turns(frame: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def rewrite(frame: pl.DataFrame, step: str, change: Callable[[pl.Series], pl.Series]) -> pl.DataFrame:
-    """Apply a vectorised text function to every content and reasoning, and note in ``history`` what changed.
+Change = Callable[[pl.Series], pl.Series]
+"""A vectorised text function: a String series without nulls -> the new texts in the same order."""
+
+
+def rewrite(frame: pl.DataFrame, step: str, change: Change, calls: Change | None = None) -> pl.DataFrame:
+    """Apply a text function to every content and reasoning, and note in ``history`` what changed.
 
     Args:
-        change: Takes a String series without nulls, returns the new texts in the same order.
+        calls: Also applied to every ``tool_calls`` (JSON text).
     """
-    flat = turns(frame)
-    after = flat.with_columns(new=change(flat["content"]), new_reasoning=pl.col("reasoning"))
-    thinking = flat.filter(pl.col("reasoning").is_not_null())
-    if thinking.height:
-        thought = thinking.select("row", "message", new_reasoning=change(thinking["reasoning"]))
-        after = after.drop("new_reasoning").join(thought, on=["row", "message"], how="left", maintain_order="left")
-    changed = after.filter(
-        (pl.col("new") != pl.col("content")) | pl.col("new_reasoning").ne_missing(pl.col("reasoning"))
-    )
+    flat = after = turns(frame)
+    functions = {"content": change, "reasoning": change, **({"tool_calls": calls} if calls else {})}
+    for name, function in functions.items():
+        there = flat[name].is_not_null()
+        if there.all():
+            after = after.with_columns(function(flat[name]).alias(f"new_{name}"))
+        else:
+            given = flat.filter(there).select("row", "message", name)
+            new = given.select("row", "message", function(given[name]).alias(f"new_{name}"))
+            after = after.join(new, on=["row", "message"], how="left", maintain_order="left")
+    differs = pl.any_horizontal(pl.col(f"new_{name}").ne_missing(pl.col(name)) for name in functions)
+    changed = after.filter(differs)
     if not changed.height:
         return frame
-    return _with_changes(frame, step, after.filter(pl.col("row").is_in(changed["row"].unique().implode())))
+    rows = changed["row"].unique().implode()
+    return _with_changes(frame, step, after.filter(pl.col("row").is_in(rows)), tuple(functions))
 
 
-def _with_changes(frame: pl.DataFrame, step: str, after: pl.DataFrame) -> pl.DataFrame:
+def _with_changes(frame: pl.DataFrame, step: str, after: pl.DataFrame, names: Sequence[str]) -> pl.DataFrame:
     """Put rewritten turns (of the rows in which something changed) back into the frame."""
-    contents = after.filter(pl.col("new") != pl.col("content")).select(
-        "row", step=pl.lit(step), message="message", before="content", after="new"
-    )
-    thoughts = after.filter(pl.col("new_reasoning").ne_missing(pl.col("reasoning"))).select(
-        "row",
-        step=pl.lit(step),
-        message=(REASONING - pl.col("message")).cast(pl.Int32),
-        before="reasoning",
-        after="new_reasoning",
-    )
+    number = {"reasoning": (REASONING - pl.col("message")).cast(pl.Int32)}
+    changes = [
+        after.filter(pl.col(f"new_{name}").ne_missing(pl.col(name))).select(
+            "row", step=pl.lit(step), message=number.get(name, pl.col("message")), before=name, after=f"new_{name}"
+        )
+        for name in names
+    ]
     notes = (
-        pl.concat([contents, thoughts])
+        pl.concat(changes)
         .group_by("row", maintain_order=True)
         .agg(new_history=pl.struct("step", "message", "before", "after"))
     )
-    rewritten = {"content": pl.col("new"), "reasoning": pl.col("new_reasoning")}
+    rewritten = {name: pl.col(f"new_{name}") for name in names}
     texts = after.group_by("row", maintain_order=True).agg(
         new_messages=pl.struct(rewritten.get(name, pl.col(name)).alias(name) for name in TURN.to_schema())
     )

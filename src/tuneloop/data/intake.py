@@ -93,6 +93,7 @@ class Intake:
                         yield self._close()
             if self._rows or self._unsaved:
                 yield self._close()
+        formats.check_kept(self._config, [facts["missing"] for facts in self.files])
 
     def _late(self) -> bool:
         return len(self._rows) % 16 == 0 and time.monotonic() - self._since > _FLUSH_S
@@ -114,6 +115,7 @@ class Intake:
             "rows": rows,
             "format": detected.kind,
             "detected": detected.words,
+            "missing": list(detected.missing),
             "unused_columns": [c for c in raw.columns if c not in detected.used],
             "split": pinned,
             **raw.facts,

@@ -18,6 +18,7 @@ from tuneloop.data.frame import SCHEMA, alive, settle
 from tuneloop.data.parts import Facts, Work
 from tuneloop.data.records import json_lines
 from tuneloop.data.steps import Step, WholeStep
+from tuneloop.data.steps.redact import Redact
 from tuneloop.rundir import write_atomic
 from tuneloop.types import SPLITS
 
@@ -164,11 +165,21 @@ def divide(frame: pl.DataFrame, verdict: pl.DataFrame) -> pl.DataFrame:
     return _on_living(frame, change)
 
 
+def _masked(kept: pl.DataFrame, config: DataConfig) -> pl.DataFrame:
+    """The kept columns without personal data, where a step of the chain masks it."""
+    if kept["fields"].null_count() == kept.height:
+        return kept
+    for step in steps.build(config.steps):
+        if isinstance(step, Redact):
+            kept = kept.with_columns(fields=step.mask_fields(kept["fields"]))
+    return kept
+
+
 def emit(
     work: Work, config: DataConfig, part: int, frame: pl.DataFrame, splits: pl.Series, labels: tuple[str, ...]
 ) -> Facts:
     """Record lines and ledger lines of a frame; ``splits`` are those of its living rows, in order."""
-    kept = frame.filter(alive())
+    kept = _masked(frame.filter(alive()), config)
     splits = splits.drop_nulls()
     assert kept.height == splits.len(), "every kept row has a split"
     for name in SPLITS:

@@ -67,7 +67,12 @@ class _Stage:
     asked: str
 
     def __post_init__(self) -> None:
-        makers.build(self.config.makers, can_ask=self.ask is not None)  # what they lack is said before anything is read
+        makers.build(
+            self.config.makers, can_ask=self.ask is not None
+        )  # what is missing is said before anything is read
+        for step in steps.build(self.config.steps):
+            if isinstance(step, steps.StepBase):
+                step.prepare()
         self.work = Work(self.out / "tmp")
         self.work.begin(self.config.hash())
         self.plan = phases.segments(self.config.steps)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import polars as pl
@@ -164,3 +165,36 @@ def test_redaction_keeps_types_and_offsets() -> None:
         ],
         [],
     ]
+
+
+def test_redaction_reaches_calls_reasoning_and_kept_columns() -> None:
+    arguments = json.dumps({"phone": 13800138000, "note": "mail a.b@mail.example", "n": 5})
+    calls = json.dumps([{"name": "ring", "arguments": arguments}])
+    turns = [
+        {"role": "user", "content": "ring me", "tool_calls": None},
+        {"role": "assistant", "content": "", "reasoning": "she has 13800138000", "tool_calls": calls},
+    ]
+    fields = json.dumps({"customer": "a.b@mail.example", "amount": 12})
+    step = Redact()
+    after = step.apply(make_frame({"id": ["a"], "messages": [turns], "fields": [fields]}))
+
+    said = after["messages"].to_list()[0][1]
+    assert said["reasoning"] == "she has [PHONE]"
+    (call,) = json.loads(said["tool_calls"])
+    assert json.loads(call["arguments"]) == {"phone": "[PHONE]", "note": "mail [EMAIL]", "n": 5}
+    assert after["fields"].to_list() == [fields], "groups are still told apart by the true value"
+    assert json.loads(step.mask_fields(after["fields"])[0]) == {"customer": "[EMAIL]", "amount": 12}
+    assert sorted(span["type"] for span in after["redactions"][0]) == ["EMAIL", "PHONE", "PHONE"]
+
+
+def test_pairs_that_differ_only_in_what_was_rejected_are_no_duplicates() -> None:
+    def preference(worse: str) -> list[dict[str, str]]:
+        return [
+            {"role": "user", "content": "q"},
+            {"role": "assistant", "content": "good"},
+            {"role": "rejected", "content": worse},
+        ]
+
+    frame = make_frame({"id": ["a", "b", "c"], "messages": [preference("bad"), preference("worse"), preference("bad")]})
+    after = ExactDuplicates().apply(frame)
+    assert after["dropped_reason"].to_list() == [None, None, "duplicate: same text as a"]

@@ -24,14 +24,17 @@ def kept(config: DataConfig) -> tuple[str, ...]:
     return tuple(dict.fromkeys(n for n in (*config.keep_columns, *group, *config.stratify_columns) if n != "label"))
 
 
-def check_kept(config: DataConfig, found: Sequence[Detected]) -> None:
+def check_kept(config: DataConfig, missing: Sequence[Sequence[str]]) -> None:
     """Refuse a column to keep that no source has. (Groups and strata are the split's to check.)
+
+    Args:
+        missing: The columns to keep that each source lacks.
 
     Raises:
         DataError: There is one.
     """
     for name in config.keep_columns:
-        if found and all(name in detected.missing for detected in found):
+        if missing and all(name in one for one in missing):
             hint = "its name must be that of a column of a source"
             raise DataError(f"no source has a column {name!r}", where="data.keep_columns", hint=hint)
 

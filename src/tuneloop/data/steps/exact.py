@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 import polars as pl
 
-from tuneloop.data.frame import comparable, is_classification, spoken
+from tuneloop.data.frame import REJECTED, comparable, is_classification, spoken, turns
 from tuneloop.data.steps import WholeBase
 
 PINNED = {"test": 0, "validation": 1}
@@ -25,7 +25,25 @@ def rank(frame: pl.DataFrame) -> pl.Series:
 def compared_text(frame: pl.DataFrame) -> pl.Series:
     """What duplicates are judged by: the prompt where the class is the answer, else the whole conversation."""
     prompts, wholes = spoken(frame, prompt_only=True), spoken(frame, prompt_only=False)
-    return comparable(prompts.zip_with(is_classification(frame), wholes))
+    return comparable(prompts.zip_with(is_classification(frame), wholes + _beside(frame)))
+
+
+def _beside(frame: pl.DataFrame) -> pl.Series:
+    """What tells rows with the same words apart: the rejected answer, the calls, the verdict, the media."""
+    flat = turns(frame)
+    words = pl.concat_str(
+        pl.when(pl.col("role") == REJECTED).then("content"), "tool_calls", "media", separator="\n", ignore_nulls=True
+    )
+    said = (
+        flat.select("row", said=words)
+        .filter(pl.col("said") != "")
+        .group_by("row", maintain_order=True)
+        .agg(pl.col("said").str.join("\n"))
+    )
+    rows = frame.select("desirable", row=pl.int_range(pl.len(), dtype=pl.Int64))
+    joined = rows.join(said, on="row", how="left", maintain_order="left")
+    verdict = pl.col("desirable").cast(pl.String)
+    return joined.select(pl.concat_str(pl.lit(""), "said", verdict, separator="\n", ignore_nulls=True)).to_series()
 
 
 def text_hash(texts: pl.Series, classified: pl.Series) -> list[pl.Series]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
-from typing import ClassVar, Literal
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal
 
 import polars as pl
 from pydantic import field_validator, model_validator
@@ -71,14 +73,10 @@ class Redact(StepBase):
 
     def apply(self, frame: pl.DataFrame) -> pl.DataFrame:
         seen: dict[str, list[personal.Span]] = {}
-        replace, names_ = self._replacement(), self._names()
-
-        def find(text: str) -> list[personal.Span]:
-            spans = personal.find(text, self.types, self.regions, self.private_ips)
-            return names.add(spans, names_.find(text, self.types)) if names_ else spans
+        replace, find, by_model = self._replacement(), self._finder(), self._names() is not None
 
         def change(texts: pl.Series) -> pl.Series:
-            suspects = (texts if names_ else texts.filter(texts.str.contains(hints.PATTERN))).unique()
+            suspects = (texts if by_model else texts.filter(texts.str.contains(hints.PATTERN))).unique()
             spans = {text: found for text in suspects if (found := find(text))}
             seen.update(spans)
             if not spans:
@@ -86,9 +84,36 @@ class Redact(StepBase):
             masked = [personal.mask(text, found, replace=replace) for text, found in spans.items()]
             return texts.replace(list(spans), masked)
 
+        def change_json(texts: pl.Series) -> pl.Series:
+            masked: dict[str, str] = {}
+            for text in texts.drop_nulls().unique():
+                spans: list[personal.Span] = []
+                masked[text] = mask_json(text, find, replace, spans)
+                seen[text] = spans
+            changes = {old: new for old, new in masked.items() if old != new}
+            return texts.replace(list(changes), list(changes.values())) if changes else texts
+
         before = frame["history"].list.len()
-        changed = rewrite(frame, self.name, change)
+        changed = rewrite(frame, self.name, change, change_json).with_columns(tools=change_json(frame["tools"]))
         return _note_spans(changed, before, seen) if seen else changed
+
+    def mask_fields(self, fields: pl.Series) -> pl.Series:
+        """Kept columns and entities (JSON text, or null), masked like the text. They are masked when records are written:
+        until then groups and strata are told apart by their true values."""
+        replace, find = self._replacement(), self._finder()
+        given = fields.drop_nulls().unique()
+        masked = {text: mask_json(text, find, replace, []) for text in given}
+        changes = {old: new for old, new in masked.items() if old != new}
+        return fields.replace(list(changes), list(changes.values())) if changes else fields
+
+    def _finder(self) -> Callable[[str], list[personal.Span]]:
+        names_ = self._names()
+
+        def find(text: str) -> list[personal.Span]:
+            spans = personal.find(text, self.types, self.regions, self.private_ips)
+            return names.add(spans, names_.find(text, self.types)) if names_ else spans
+
+        return find
 
     def _replacement(self) -> Replace:
         if self.mask == "tag":
@@ -107,6 +132,37 @@ class Redact(StepBase):
             return None
         assert self.names_model is not None, "the validator asks for it"
         return names.load(self.names_model)
+
+
+def mask_json(
+    text: str, find: Callable[[str], list[personal.Span]], replace: Replace, found: list[personal.Span]
+) -> str:
+    """JSON text with the personal data in its strings and numbers masked; keys stay. JSON inside strings is masked too.
+
+    Args:
+        found: Receives the spans, each counted in its own string.
+    """
+
+    def walk(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: walk(inner) for key, inner in value.items()}
+        if isinstance(value, list):
+            return [walk(inner) for inner in value]
+        if value is None or isinstance(value, bool):
+            return value
+        if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):
+            try:
+                return json.dumps(walk(json.loads(value)), ensure_ascii=False)
+            except ValueError:
+                pass  # it only looks like JSON: plain text
+        plain = str(value)
+        spans = find(plain)
+        found.extend(spans)
+        return personal.mask(plain, spans, replace=replace) if spans else value
+
+    before = json.loads(text)
+    after = walk(before)
+    return json.dumps(after, ensure_ascii=False) if found and after != before else text
 
 
 def _note_spans(frame: pl.DataFrame, before: pl.Series, seen: dict[str, list[personal.Span]]) -> pl.DataFrame:

@@ -230,9 +230,9 @@ def test_a_column_to_keep_may_be_missing_in_one_source_but_not_in_all() -> None:
     config = DataConfig(sources="rows.json", keep_columns=("customer",))
     having = found({"text": "A", "customer": "x"}, keep_columns=("customer",))
     lacking = found({"text": "A"}, keep_columns=("customer",))
-    check_kept(config, [having, lacking])
+    check_kept(config, [having.missing, lacking.missing])
     with pytest.raises(DataError, match="no source has a column 'customer'"):
-        check_kept(config, [lacking, lacking])
+        check_kept(config, [lacking.missing, lacking.missing])
 
 
 def test_half_a_character_becomes_the_replacement_character() -> None:
