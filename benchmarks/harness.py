@@ -105,6 +105,12 @@ def write(bench: str, lines: Sequence[Mapping[str, Any]]) -> Path:
     return path
 
 
+def read(bench: str) -> list[dict[str, Any]]:
+    """What an earlier run of the bench wrote on this hardware."""
+    path = RESULTS / f"{bench}_{hardware()}.jsonl"
+    return [json.loads(row) for row in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+
+
 def peer_python(name: str, packages: Sequence[str]) -> str:
     """The Python of a peer's own virtual environment ``.venv-<name>``, made on first use."""
     folder = ROOT / f".venv-{name}"

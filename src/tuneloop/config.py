@@ -34,8 +34,15 @@ class Config(BaseModel):
     aliases: ClassVar[Mapping[str, str]] = {}
     """Words of other tools -> the canonical dotted key relative to this class."""
 
+    incidental: ClassVar[tuple[str, ...]] = ()
+    """Keys that decide how the work is done and not what comes out: they are no reason to do it again."""
+
     def hash(self) -> str:
-        return hash_json(self.model_dump(mode="json"))
+        return hash_json(self.identity())
+
+    def identity(self) -> dict[str, Any]:
+        """What the outcome depends on, as plain JSON."""
+        return self.model_dump(mode="json", exclude=set(self.incidental))
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

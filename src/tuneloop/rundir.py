@@ -197,9 +197,7 @@ class RunDir:
 
 def _stage_key(config: Config, inputs: Mapping[str, str]) -> str:
     """What a stage depends on: its configuration, its inputs, and who does it."""
-    return hash_json(
-        {"config": config.model_dump(mode="json"), "inputs": dict(inputs), "version": tuneloop.__version__}
-    )
+    return hash_json({"config": config.identity(), "inputs": dict(inputs), "version": tuneloop.__version__})
 
 
 class Run:

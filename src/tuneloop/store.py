@@ -23,6 +23,12 @@ def home() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tuneloop"
 
 
+def is_offline() -> bool:
+    """``TUNELOOP_OFFLINE`` or ``HF_HUB_OFFLINE`` is set (to anything but 0, false or no)."""
+    said = (os.environ.get(name, "") for name in ("TUNELOOP_OFFLINE", "HF_HUB_OFFLINE"))
+    return any(value.strip().lower() not in ("", "0", "false", "no") for value in said)
+
+
 def connect(url: str | None = None) -> Engine:
     """Open the database and create missing tables.
 

@@ -5,17 +5,21 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from functools import cached_property
 from typing import Any, Literal
 
 from tuneloop.chat import templates
+from tuneloop.chat import tools as functions
 from tuneloop.chat.examples import encode
+from tuneloop.chat.hidden import MARK, Hidden
 from tuneloop.chat.reasoning import CLOSE, OPEN, answer_text, separate, split_reasoning
 from tuneloop.chat.stream import Detokenizer, special_ids
 from tuneloop.errors import DataError, ModelError
 from tuneloop.types import Dropped, Example, Message, Record
 
 _PROBE = "Zq7probeZq7"
-_MARK = "\ue0f0"  # private use: stands for a control word inside a message while the template is rendered
+_EMPTY_BLOCK = re.compile(rf"^{OPEN}\s*{CLOSE}\s*")
 
 
 class Chat:
@@ -25,6 +29,8 @@ class Chat:
     * Text inside a message that looks like a control token (``<|im_end|>``) is tokenised as the plain text it is, so
       nobody can forge a turn.
     * Reasoning of earlier turns is not part of a prompt, as DeepSeek's templates and API have it.
+    * Functions and their calls are written by the template. Where it knows nothing of them, the schemas go into the
+      system prompt and calls and results into the messages, as text (see ``chat.tools``): ``knows_tools`` says which.
 
     Args:
         tokenizer: A Hugging Face fast tokenizer.
@@ -43,6 +49,7 @@ class Chat:
         self.template_hash: str = hashlib.sha256(self.template.encode()).hexdigest()
         self._added = {str(t): i for i, t in tokenizer.added_tokens_decoder.items()}
         self._bos = self._implied_bos()
+        self._end_text = ""
         self.end_ids: tuple[int, ...] = self._find_end()
         """What closes every answer; nearly always one token."""
         eos = tokenizer.eos_token_id
@@ -50,8 +57,22 @@ class Chat:
         """Tokens that end an answer: end of turn, end of text."""
         self._control = self._control_pattern()
 
-    def render(self, messages: Sequence[Message], *, generation: bool) -> str:
+    @property
+    def knows_tools(self) -> bool:
+        """Whether the template itself writes function schemas, calls and results."""
+        return self._dialect is not None
+
+    @cached_property
+    def _dialect(self) -> functions.Dialect | None:
+        return functions.find_dialect(lambda plain, schemas: self._apply(plain, schemas, generation=False))
+
+    def render(self, messages: Sequence[Message], *, generation: bool, tools: str | None = None) -> str:
         """The prompt as text; with ``generation`` it ends where the assistant begins to write.
+
+        Args:
+            messages: The conversation.
+            generation: End with the beginning of an answer.
+            tools: JSON array of function schemas that may be called.
 
         Raises:
             DataError: The template refuses these messages (roles that do not alternate, no system role ...).
@@ -60,34 +81,75 @@ class Chat:
 
         if not messages:
             raise DataError("there is no message before the answer", hint="begin with system or user")
-        plain = [{"role": m.role, "content": separate(m).content} for m in messages]
+        schemas = None
+        if tools or any(m.tool_calls or m.role == "tool" for m in messages):
+            if self._dialect is None:
+                messages = functions.written_out(messages, tools)
+            elif tools:
+                schemas = functions.parse_tools(tools) or None
+        calls = self._dialect if any(m.tool_calls for m in messages) else None
+        plain = calls.plain(messages) if calls else _plain(messages)
         try:
-            text = self.tokenizer.apply_chat_template(
-                plain, tokenize=False, add_generation_prompt=generation, chat_template=self.template
-            )
+            return self._apply(plain, schemas, generation=generation)
         except jinja2.TemplateError as error:
             roles = ", ".join(m.role for m in messages) or "none"
             raise DataError(
                 f"the model's chat template refuses these messages ({roles}): {error}",
                 hint="use system (optional), then user and assistant in turn",
             ) from None
-        return str(text)
 
-    def prompt_ids(self, messages: Sequence[Message]) -> tuple[int, ...]:
+    def _apply(self, plain: functions.Plain, schemas: list[Any] | None, *, generation: bool) -> str:
+        return str(
+            self.tokenizer.apply_chat_template(
+                plain, tools=schemas, tokenize=False, add_generation_prompt=generation, chat_template=self.template
+            )
+        )
+
+    def prompt_ids(self, messages: Sequence[Message], tools: str | None = None) -> tuple[int, ...]:
         """Exactly what is served: template and generation prompt, as token ids."""
-        masked, texts = self._mask(messages)
-        ids = self._ids(self.render(masked, generation=True), texts)
+        hidden = Hidden(self._control)
+        text = self.render(hidden.messages(messages), generation=True, tools=hidden.json(tools))
+        ids = self._ids(text, hidden.words)
         while len(ids) > 1 and ids[0] == ids[1] == self.tokenizer.bos_token_id:
             ids = ids[1:]
         return ids if ids[: len(self._bos)] == self._bos else self._bos + ids
 
     def answer_ids(self, message: Message, prompt: str) -> tuple[int, ...]:
-        """What the model must produce after ``prompt``: reasoning, content and the end-of-turn token.
+        """What the model must produce after ``prompt``: reasoning, content, calls and the end-of-turn token.
 
         It is tokenised apart from the prompt, because at serving time the prompt's tokens are already fixed.
+
+        Raises:
+            DataError: The template cannot write the calls.
         """
-        masked, texts = self._mask([message])
-        return self._ids(answer_text(masked[0], prompt), texts) + self.end_ids
+        hidden = Hidden(self._control)
+        (masked,) = hidden.messages([message])
+        return self._ids(self._answer_text(masked, prompt), hidden.words) + self.end_ids
+
+    def _answer_text(self, message: Message, prompt: str) -> str:
+        if message.tool_calls and self._dialect is None:
+            message = replace(message, content=functions.call_text(message), tool_calls=())
+        said = answer_text(message, prompt)
+        return said + self._calls_text(message) if message.tool_calls else said
+
+    def _calls_text(self, message: Message) -> str:
+        """What the template writes for the calls, between content and end of turn, in a conversation of its own."""
+        ask, content = [Message("user", "a")], _PROBE if separate(message).content else ""
+        shown = self.render([*ask, replace(message, content=content, reasoning=None)], generation=False)
+        before = self.render(ask, generation=True)
+        if content:
+            beside, rest = _PROBE in shown, shown.rpartition(_PROBE)[2]
+        else:  # a prompt that opens the reasoning is not repeated in a conversation; an empty block may be
+            before = before if shown.startswith(before) else before.rstrip().removesuffix(OPEN)
+            beside, rest = shown.startswith(before), _EMPTY_BLOCK.sub("", shown.removeprefix(before))
+        text, end, _ = rest.rpartition(self._end_text or "\0")
+        if not beside or not end:
+            what = "leaves out what is said beside a call" if end else "does not end a call as it ends an answer"
+            raise DataError(
+                f"the model's chat template {what}",
+                hint="write calls as text with a template that knows no functions: model.chat_template=chatml",
+            )
+        return text
 
     def examples(
         self,
@@ -140,10 +202,13 @@ class Chat:
     def _find_end(self) -> tuple[int, ...]:
         """What the template writes after an answer, up to its first control token; else the end-of-text token."""
         shown = self.render([Message("user", "a"), Message("assistant", _PROBE)], generation=False)
-        ids = self._tokenize(shown.rpartition(_PROBE)[2])
-        control = set(self._added.values())
+        after = shown.rpartition(_PROBE)[2]
+        ids = self._tokenize(after)
+        control = {i: word for word, i in self._added.items()}
         first = next((i for i, token in enumerate(ids) if token in control), None)
         if first is not None:
+            word = control[ids[first]]
+            self._end_text = after.partition(word)[0] + word
             return ids[: first + 1]
         if self.tokenizer.eos_token_id is None:
             raise ModelError(
@@ -160,33 +225,20 @@ class Chat:
         special = special_ids(self.tokenizer)
         words = [w for w, i in self._added.items() if (i in special or w in shown) and w not in (OPEN, CLOSE)]
         words = [w for w in words if len(w.strip()) > 1]
-        return re.compile("|".join(map(re.escape, [*sorted(words, key=len, reverse=True), _MARK]))) if words else None
-
-    def _mask(self, messages: Sequence[Message]) -> tuple[Sequence[Message], list[str]]:
-        """Replace control words inside messages by private-use marks; ``_ids`` puts them back as plain text."""
-        pattern, found = self._control, list[str]()
-        if pattern is None or not any(pattern.search(m.content) or pattern.search(m.reasoning or "") for m in messages):
-            return messages, found
-
-        def mark(match: re.Match[str]) -> str:
-            found.append(match.group())
-            return f"{_MARK}{len(found) - 1}{_MARK}"
-
-        return [
-            Message(
-                m.role, pattern.sub(mark, m.content), pattern.sub(mark, m.reasoning) if m.reasoning else m.reasoning
-            )
-            for m in messages
-        ], found
+        return re.compile("|".join(map(re.escape, [*sorted(words, key=len, reverse=True), MARK]))) if words else None
 
     def _ids(self, text: str, masked: Sequence[str]) -> tuple[int, ...]:
         """Tokenise; a masked word goes in as two pieces, so that it cannot be read as its control token."""
         if not masked:
             return self._tokenize(text)
-        pieces = re.split(f"{_MARK}(\\d+){_MARK}", text)
+        pieces = re.split(f"{MARK}(\\d+){MARK}", text)
         out: tuple[int, ...] = ()
         for before, index in zip(pieces[::2], [*pieces[1::2], None], strict=True):
             word = "" if index is None else masked[int(index)]
             out += self._tokenize(before + word[:1])
             out += self._tokenize(word[1:])
         return out
+
+
+def _plain(messages: Sequence[Message]) -> functions.Plain:
+    return [{"role": m.role, "content": separate(m).content} for m in messages]

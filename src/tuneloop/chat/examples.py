@@ -22,6 +22,8 @@ def encode(
     Consecutive turns share a row when the later prompt begins with the earlier prompt and answer, token for token;
     where the template rewrites history (DeepSeek-R1 strips reasoning) each turn is a row of its own.
     """
+    if refusal := _refusal(record):
+        return [], [_lost(record, refusal)]
     at = [i for i, m in enumerate(record.messages) if m.role == "assistant"]
     if not at:
         return [], [_lost(record, "no assistant message to learn from")]
@@ -43,13 +45,23 @@ def encode(
     return [Example(f"{record.id}:{first}", ids, mask) for first, ids, mask in rows], lost
 
 
+def _refusal(record: Record) -> str | None:
+    """Why no turn of a record can be learned from."""
+    if kinds := {medium.kind for message in record.messages for medium in message.media}:
+        what = "images" if kinds == {"image"} else "sounds" if kinds == {"audio"} else "images and sounds"
+        return f"media: {what} need a multimodal model"
+    if record.desirable is False:
+        return "undesirable: the answer is marked as one not to give"
+    return None
+
+
 def _turn(chat: Chat, record: Record, i: int, turn: int, max_length: int | None) -> tuple[Ids, Ids]:
     """Prompt and answer of one assistant message, or a DataError that says why it cannot be learnt."""
     message, history = record.messages[i], record.messages[:i]
-    if not message.content.strip() and not (message.reasoning or "").strip():
+    if not message.content.strip() and not (message.reasoning or "").strip() and not message.tool_calls:
         raise DataError(f"assistant message {turn} is empty")
-    prompt = chat.prompt_ids(history)
-    answer = chat.answer_ids(message, chat.render(history, generation=True))
+    prompt = chat.prompt_ids(history, record.tools)
+    answer = chat.answer_ids(message, chat.render(history, generation=True, tools=record.tools))
     if not prompt:  # the first token of a row has no predecessor to be predicted from
         raise DataError(f"the chat template writes nothing before assistant message {turn}")
     if max_length is not None and len(prompt) + len(answer) > max_length:

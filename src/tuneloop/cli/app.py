@@ -12,6 +12,7 @@ import typer
 
 from tuneloop import __version__
 from tuneloop.cli import stages
+from tuneloop.cli import tokenizer as tokenizer_command
 from tuneloop.cli.options import Json, RunName, print_json
 from tuneloop.errors import TuneloopError
 from tuneloop.progress import log
@@ -80,6 +81,7 @@ def init(
 
 
 stages.add_to(app)
+app.command(epilog="Example: tuneloop tokenizer --from texts/ tokenizer.vocab_size=8000")(tokenizer_command.tokenizer)
 
 
 @app.command(epilog="Example: tuneloop serve bank-support --port 8001")

@@ -62,8 +62,13 @@ def data(
     as_json: Json = False,
     quiet: Quiet = False,
     explain: Annotated[str | None, typer.Option(help="Show what became of one row: its id or file:line.")] = None,
+    executor: Annotated[
+        Literal["inline", "processes", "ray"] | None,
+        typer.Option(help="Who applies the steps; the same as data.executor=..."),
+    ] = None,
 ) -> None:
     """Read, clean, redact, deduplicate and split; every row is accounted for."""
+    overrides = [*(overrides or []), *([f"data.executor={executor}"] if executor else [])]
     result = _do("data", project, overrides, "data", dry_run, as_json, quiet or explain is not None)
     if result is None:
         return

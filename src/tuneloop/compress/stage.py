@@ -94,7 +94,7 @@ def check(config: CompressConfig, model: Any, tokenizer: Any, compressed: Bundle
         )
     theirs = Chat(load_tokenizer(compressed))
     equal = _same_vocabulary(tokenizer, compressed) and all(
-        chat.prompt_ids(r.prompt) == theirs.prompt_ids(r.prompt) for r in records
+        chat.prompt_ids(r.prompt, r.tools) == theirs.prompt_ids(r.prompt, r.tools) for r in records
     )
     parity = compare(model, load_model(compressed), sequences, token_ids_equal=equal)
     failures = [

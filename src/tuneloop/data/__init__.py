@@ -15,11 +15,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tuneloop.data import tokenizer
 from tuneloop.data.artifact import DataArtifact, load, read_records
 from tuneloop.data.config import DataConfig, SourceConfig, StepConfig
+from tuneloop.data.tokenizer import TokenizerConfig
+from tuneloop.data.tokenizer import run as train_tokenizer
 
 if TYPE_CHECKING:
     from tuneloop.data.ledger import Change, Explanation
+    from tuneloop.data.makers import Ask
     from tuneloop.rundir import RunDir
 
 __all__ = [
@@ -29,16 +33,26 @@ __all__ = [
     "Explanation",
     "SourceConfig",
     "StepConfig",
+    "TokenizerConfig",
+    "asks",
     "explain",
     "input_hashes",
     "load",
     "read_records",
     "run",
+    "tokenizer",
+    "train_tokenizer",
 ]
 
 
-def run(config: DataConfig, out: RunDir) -> DataArtifact:
-    """Read, clean, redact, deduplicate and split; write records, ledger, summary and report into ``out``.
+def run(config: DataConfig, out: RunDir, *, ask: Ask | None = None, asked: str = "") -> DataArtifact:
+    """Read, clean, redact, deduplicate, split and make more; write records, ledger, summary and report into ``out``.
+
+    A killed run goes on where it was when it is started again with the same configuration and folder.
+
+    Args:
+        ask: Puts conversations ({role, content} each) to a model, for makers that need one; returns an answer for each.
+        asked: What that model is called; an answer of another model is not taken from the cache.
 
     Raises:
         DataError: A source is missing, empty, not text or without a usable column; or no row is left to train on.
@@ -46,7 +60,7 @@ def run(config: DataConfig, out: RunDir) -> DataArtifact:
     """
     from tuneloop.data import pipeline
 
-    return pipeline.run(config, out)
+    return pipeline.run(config, out, ask, asked)
 
 
 def input_hashes(config: DataConfig) -> dict[str, str]:
@@ -58,6 +72,13 @@ def input_hashes(config: DataConfig) -> dict[str, str]:
     from tuneloop.data import sources
 
     return sources.input_hashes(config)
+
+
+def asks(config: DataConfig) -> bool:
+    """Whether a maker of this configuration puts questions to the ``ask`` of ``run``."""
+    from tuneloop.data import makers
+
+    return any(makers.create(maker.name, maker.options).asks for maker in config.makers)
 
 
 def explain(folder: Path, row_id: str) -> Explanation:

@@ -1,6 +1,6 @@
 """The frame that every step sees: one row a conversation, columnar.
 
-id, origin, line, raw           where the row comes from; ``origin`` is ``file:line``
+id, origin, file, line, raw     where the row comes from; ``origin`` is ``file:line``
 source, pinned                  index of the source; the split its source prescribes (or null)
 messages                        list of {role, content, reasoning, tool_calls, media}; a classification row has no assistant turn;
                                 the worse answer of a preference pair stands last, with the role ``rejected``;
@@ -13,7 +13,7 @@ parents                         ids of the rows a derived row was made from
 dropped_step, dropped_reason    null while the row is alive; a reason reads ``category: detail``
 partner                         id of the row that a duplicate or a leak duplicates
 group                           rows of one group go into the same split
-history                         list of {step, message, before, after}: what a step changed
+history                         list of {step, message, before, after}: what a step changed; message is null where it was the class
 redactions                      list of {message, type, start, end}: offsets into the text before redaction
 """
 
@@ -32,6 +32,7 @@ SPAN = pl.Struct({"message": pl.Int32, "type": pl.String, "start": pl.Int32, "en
 SCHEMA: Mapping[str, Any] = {
     "id": pl.String,
     "origin": pl.String,
+    "file": pl.String,
     "line": pl.Int64,
     "raw": pl.String,
     "source": pl.Int32,
@@ -113,14 +114,29 @@ def drop(
 
 
 def settle(frame: pl.DataFrame, step: str, verdicts: pl.DataFrame) -> pl.DataFrame:
-    """Write a whole-data step's verdicts (``VERDICTS``, ``at`` counted in this frame) into the rows."""
+    """Write a whole-data step's verdicts (``VERDICTS`` and, from some, ``label``; ``at`` counted in this frame)."""
     judged = (
         frame.select(at=pl.int_range(pl.len(), dtype=pl.Int64))
         .join(verdicts, on="at", how="left", maintain_order="left")
         .rename({"group": "new_group"})
     )
     grouped = frame.with_columns(group=pl.coalesce(judged["new_group"], frame["group"]))
+    if "label" in judged.columns:
+        grouped = _relabel(grouped, step, judged["label"])
     return drop(grouped, step, judged["reason"], judged["partner"])
+
+
+def _relabel(frame: pl.DataFrame, step: str, labels: pl.Series) -> pl.DataFrame:
+    """Give rows a new class where ``labels`` is not null and differs, and note the old one in ``history``."""
+    marked = frame.with_columns(_new=labels)
+    change = pl.struct(
+        step=pl.lit(step), message=pl.lit(None, dtype=pl.Int32), before=pl.col("label"), after=pl.col("_new")
+    )
+    changed = pl.col("_new").ne_missing(pl.col("label")) & pl.col("_new").is_not_null()
+    return marked.with_columns(
+        label=pl.coalesce("_new", "label"),
+        history=pl.when(changed).then(pl.concat_list("history", change)).otherwise("history"),
+    ).drop("_new")
 
 
 def turns(frame: pl.DataFrame) -> pl.DataFrame:

@@ -1,65 +1,178 @@
-"""Raw files -> the first frame: every physical row is in it, the unreadable ones with their reason."""
+"""Sources -> parts of rows on disk: every physical row is in one of them, the unreadable ones with their reason."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+import time
+from collections.abc import Iterator, Sequence
+from itertools import groupby, islice
 
 import polars as pl
 
 from tuneloop.data import formats, personal, sources
 from tuneloop.data.config import DataConfig
-from tuneloop.data.frame import make_frame
+from tuneloop.data.frame import SCHEMA, empty_frame, make_frame
+from tuneloop.data.parts import PART_BYTES, Facts, Work
 from tuneloop.data.readers.encoding import replace_surrogates
 from tuneloop.data.rows import READ, RawFile, RawRow
 from tuneloop.errors import DataError
-from tuneloop.progress import log, track
+from tuneloop.progress import Progress, log
 from tuneloop.types import record_id
 
-_FILLED = ("id", "origin", "line", "raw", "source", "pinned", "messages", "label", "dropped_step", "dropped_reason")
+PHASE = "read"
+MEDIA = "media"
+"""Where images that rows refer to are saved, in the folder of the stage."""
+_FLUSH_S = 120.0
+"""A part is also closed after this time: pages and recordings are dear, and a killed run must not read them twice."""
 
 
-@dataclass(frozen=True, slots=True)
+_Read = tuple[RawRow, str, formats.Detected, int, str | None]
+"""A raw row with the name and format of its file, the index of its source, and the split that one prescribes."""
+
+
 class Intake:
-    """All rows, and what was found out about each file."""
+    """Reads every source once, in order. What an earlier, killed run has read is not read again.
 
-    frame: pl.DataFrame
-    detected: str
-    files: tuple[Mapping[str, Any], ...]
-
-
-def take_in(config: DataConfig) -> Intake:
-    """Read every source, detect its format and say so.
-
-    Raises:
-        DataError: A file is missing, empty, not text, or has no usable column.
+    Args:
+        work: Where the parts go.
     """
-    columns: dict[str, list[Any]] = {name: [] for name in _FILLED}
-    found: list[dict[str, Any]] = []
-    for file in track(sources.files(config), "reading", unit="files"):
-        raw = sources.read(config, file)
+
+    def __init__(self, config: DataConfig, work: Work) -> None:
+        self._config, self._work = config, work
+        self._sources = sources.files(config)
+        self._rows: list[_Read] = []
+        self._bytes = 0
+        self._since = time.monotonic()
+        self.marks: list[Facts] = []
+        while (mark := work.marked(PHASE, len(self.marks))) is not None:
+            self.marks.append(mark)
+        self._read: dict[str, int] = {}
+        self._finished: dict[str, Facts] = {}
+        for mark in self.marks:
+            for name, rows in mark["rows"].items():
+                self._read[name] = self._read.get(name, 0) + rows
+            self._finished |= mark["finished"]
+        self._unsaved: dict[str, Facts] = {}
+
+    @property
+    def files(self) -> list[Facts]:
+        """What was found out about each source, in order."""
+        return [self._finished[source.name] for source in self._sources]
+
+    @property
+    def detected(self) -> str:
+        """What the rows were, in words."""
+        return "; ".join(dict.fromkeys(facts["detected"] for facts in self.files))
+
+    @property
+    def rows(self) -> int:
+        return sum(int(mark["height"]) for mark in self.marks)
+
+    @property
+    def unreadable(self) -> int:
+        return sum(int(mark["dropped"]) for mark in self.marks)
+
+    def parts(self) -> Iterator[int]:
+        """Read, and name every part as soon as it is on disk (the earlier ones first).
+
+        Raises:
+            DataError: A source is missing, empty, not text, or has no usable column.
+        """
+        yield from range(len(self.marks))
+        with Progress("reading", unit="rows") as progress:
+            progress.resume_at(sum(self._read.values()))
+            for source in self._sources:
+                if source.name in self._finished:
+                    continue
+                for row in self._rows_of(source):
+                    self._rows.append(row)
+                    self._bytes += len(row[0].raw)
+                    progress.update(1, source.name)
+                    if len(self._rows) >= self._config.part_rows or self._bytes >= PART_BYTES or self._late():
+                        yield self._close()
+            if self._rows or self._unsaved:
+                yield self._close()
+
+    def _late(self) -> bool:
+        return len(self._rows) % 16 == 0 and time.monotonic() - self._since > _FLUSH_S
+
+    def _rows_of(self, source: sources.SourceFile) -> Iterator[_Read]:
+        raw = sources.read(self._config, source, self._work.folder.parent / MEDIA)
         _refuse_unreadable(raw)
-        detected = formats.detect(raw, config)
-        before = len(columns["id"])
-        pinned = config.sources[file.source].split
-        rows = list(raw.rows)
-        for row in track(rows, f"reading {raw.name}", unit="rows"):
-            _append(columns, row, raw.name, detected, file.source, pinned)
-        found.append(
-            {
-                "file": raw.name,
-                "rows": len(rows),
-                "format": detected.kind,
-                "detected": detected.words,
-                "unused_columns": [c for c in raw.columns if c not in detected.used],
-                "split": pinned,
-                **raw.facts,
-            }
-        )
-        _announce(found[-1], columns, before)
-    words = dict.fromkeys(str(f["detected"]) for f in found)
-    return Intake(make_frame(columns), "; ".join(words), tuple(found))
+        detected = formats.detect(raw, self._config)
+        pinned = self._config.sources[source.source].split
+        known, rows = self._read.get(source.name, 0), 0
+        if not known:
+            _announce(raw, detected)
+        rows = known
+        for row in islice(raw.rows, known, None):
+            rows += 1
+            yield row, raw.name, detected, source.source, pinned
+        self._unsaved[source.name] = {
+            "file": raw.name,
+            "rows": rows,
+            "format": detected.kind,
+            "detected": detected.words,
+            "unused_columns": [c for c in raw.columns if c not in detected.used],
+            "split": pinned,
+            **raw.facts,
+        }
+
+    def _close(self) -> int:
+        """Write a part and begin the next one."""
+        part = len(self.marks)
+        frame = understand(self._rows)
+        self._work.put(PHASE, part, frame)
+        rows = dict(frame["file"].value_counts(sort=False).iter_rows())
+        self._finished |= self._unsaved
+        facts = {"rows": rows, "finished": self._unsaved, "height": frame.height}
+        facts["dropped"] = int(frame["dropped_step"].is_not_null().sum())
+        self.marks.append(self._work.mark(PHASE, part, facts))
+        self._rows, self._bytes, self._unsaved, self._since = [], 0, {}, time.monotonic()
+        return part
+
+
+def understand(rows: Sequence[_Read]) -> pl.DataFrame:
+    """Raw rows -> a frame. Rows of one file stand together, so each file is understood at once."""
+    parts = [_understand(list(run)) for _, run in groupby(rows, key=lambda row: row[1])]
+    return pl.concat(parts) if parts else empty_frame()
+
+
+def _understand(rows: Sequence[_Read]) -> pl.DataFrame:
+    """Rows of one file."""
+    _, name, detected, source, pinned = rows[0]
+    origins = [row.origin(name) for row, *_ in rows]
+    raws = [replace_surrogates(row.raw) for row, *_ in rows]
+    problems = [row.problem or (None, None) for row, *_ in rows]
+    place = make_frame(
+        {
+            "id": list(map(record_id, raws, origins)),
+            "origin": origins,
+            "file": [name] * len(rows),
+            "line": [row.line for row, *_ in rows],
+            "raw": raws,
+            "source": [source] * len(rows),
+            "pinned": [pinned] * len(rows),
+            "messages": [[]] * len(rows),
+            "dropped_step": [step for step, _ in problems],
+            "dropped_reason": [reason for _, reason in problems],
+        }
+    )
+    readable = [k for k, row in enumerate(rows) if row[0].problem is None]
+    meaning = formats.understand_all([rows[k][0].fields for k in readable], detected)
+    if len(readable) < len(rows):
+        at = pl.DataFrame({"_at": range(len(rows))}, schema={"_at": pl.Int64})
+        known = meaning.with_columns(_at=pl.Series(readable, dtype=pl.Int64))
+        meaning = at.join(known, on="_at", how="left", maintain_order="left").drop("_at")
+        meaning = meaning.with_columns(pl.coalesce("messages", place["messages"]).alias("messages"))
+    unusable = meaning["problem"].is_not_null()
+    return place.with_columns(
+        meaning.drop("problem"),
+        dropped_step=pl.when(unusable).then(pl.lit(READ)).otherwise("dropped_step"),
+        dropped_reason=pl.when(unusable).then(meaning["problem"]).otherwise("dropped_reason"),
+    ).select(list(SCHEMA))
+
+
+_NOTHING = formats.Parsed([])
 
 
 def _refuse_unreadable(raw: RawFile) -> None:
@@ -75,48 +188,21 @@ def _refuse_unreadable(raw: RawFile) -> None:
         )
 
 
-def _append(
-    columns: dict[str, list[Any]],
-    row: RawRow,
-    name: str,
-    detected: formats.Detected,
-    source: int,
-    pinned: str | None,
-) -> None:
-    origin = row.origin(name)
-    raw = replace_surrogates(row.raw)
-    problem, parsed = row.problem, formats.Parsed([])
-    if problem is None:
+def _announce(raw: RawFile, detected: formats.Detected) -> None:
+    """Say what was found, with one row as it will be understood."""
+    kind = raw.facts.get("encoding")
+    log(f"{raw.name}: " + (f"{kind}, " if kind else "") + detected.words)
+    if unused := [c for c in raw.columns if c not in detected.used]:
+        log(f"  not used: {', '.join(unused[:12])}")
+    for row in raw.head:
         try:
-            parsed = formats.understand(row, detected)
-        except formats.Unusable as error:
-            problem = (READ, str(error))
-    step, reason = problem or (None, None)
-    values = {
-        "id": record_id(raw, origin),
-        "origin": origin,
-        "line": row.line,
-        "raw": raw,
-        "source": source,
-        "pinned": pinned,
-        "messages": parsed.turns,
-        "label": parsed.label,
-        "dropped_step": step,
-        "dropped_reason": reason,
-    }
-    for column, held in columns.items():
-        held.append(values[column])
-
-
-def _announce(facts: Mapping[str, Any], columns: Mapping[str, list[Any]], before: int) -> None:
-    log(f"{facts['file']}: {facts['rows']:,} rows, {facts['encoding']}, {facts['detected']}")
-    if facts["unused_columns"]:
-        log(f"  not used: {', '.join(facts['unused_columns'][:12])}")
-    for turns, label in zip(columns["messages"][before:], columns["label"][before:], strict=True):
-        if turns and turns[0]["content"].strip():
-            said = [f"{t['role']}: {_short(t['content'])}" for t in turns[:3]]
-            if label is not None:
-                said.append(f"class: {_short(label)}")
+            parsed = formats.understand(row, detected) if row.problem is None else _NOTHING
+        except formats.Unusable:
+            continue
+        if parsed.turns and str(parsed.turns[0]["content"]).strip():
+            said = [f"{t['role']}: {_short(str(t['content']))}" for t in parsed.turns[:3]]
+            if parsed.label is not None:
+                said.append(f"class: {_short(parsed.label)}")
             log("  e.g. " + " | ".join(said))
             break
     log("  not what you meant? set data.format, data.prompt_column, data.response_column or data.label_column")

@@ -1,50 +1,59 @@
 """The ledger: what became of every input row. It holds raw text, also personal data: keep it as private as the source.
 
 Columns: id, origin (``file:line``), file, line, fate (train, validation, test or dropped), step and reason of a drop,
-partner (id of the row it duplicates), label, changed_by (steps that altered it), raw, messages (as they left the last
+partner (id of the row it duplicates), label, parents (of a derived row), changed_by (steps that altered it), raw, messages (as they left the last
 step), history (step, message, before, after), redactions (message, type, start, end before redaction).
 """
 
 from __future__ import annotations
 
-import io
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from tuneloop.data import tally
 from tuneloop.data.artifact import LEDGER
+from tuneloop.data.frame import alive
+from tuneloop.data.parts import Work
 from tuneloop.data.records import message
 from tuneloop.errors import DataError
-from tuneloop.rundir import RunDir, write_atomic
+from tuneloop.rundir import RunDir, disk_error, disk_error_in, fsync_path
 from tuneloop.types import Message
 
-DROPPED = "dropped"
+DROPPED = tally.DROPPED
+_ROW_GROUP = 50_000
 
 
-def build(frame: pl.DataFrame, splits: Mapping[str, str]) -> pl.DataFrame:
+def build(frame: pl.DataFrame, splits: pl.Series) -> pl.DataFrame:
     """The ledger of a frame with all rows, alive and dropped.
 
     Args:
-        splits: id -> split of every living row.
+        splits: The split of every living row, in order.
     """
-    fate = pl.Series([splits.get(i, DROPPED) for i in frame["id"]], dtype=pl.String)
-    return frame.with_columns(fate=fate).select(
+    living = frame.select(alive()).to_series()
+    places = pl.select(at=pl.int_range(frame.height, dtype=pl.UInt32)).filter(living).with_columns(fate=splits)
+    fates = (
+        pl.select(at=pl.int_range(frame.height, dtype=pl.UInt32))
+        .join(places, on="at", how="left", maintain_order="left")["fate"]
+        .fill_null(DROPPED)
+    )
+    steps = pl.col("history").list.eval(pl.element().struct.field("step")).list.unique(maintain_order=True)
+    return frame.with_columns(fate=fates).select(
         "id",
         "origin",
-        pl.col("origin").str.replace(r":\d+(?:#\d+)?$", "").alias("file"),
+        "file",
         "line",
         "fate",
         pl.col("dropped_step").alias("step"),
         pl.col("dropped_reason").alias("reason"),
         "partner",
         "label",
-        pl.col("history")
-        .list.eval(pl.element().struct.field("step"))
-        .list.unique(maintain_order=True)
-        .alias("changed_by"),
+        "parents",
+        steps.alias("changed_by"),
         "raw",
         "messages",
         "history",
@@ -52,19 +61,59 @@ def build(frame: pl.DataFrame, splits: Mapping[str, str]) -> pl.DataFrame:
     )
 
 
-def check(ledger: pl.DataFrame, rows_in: int) -> None:
+def join(work: Work, parts: Sequence[int], out: RunDir) -> None:
+    """Put the parts of the ledger together, as a stream."""
+    path = out / LEDGER
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        pl.scan_ipc([work.path("ledger", part) for part in parts]).sink_parquet(
+            temporary, compression="zstd", row_group_size=_ROW_GROUP, maintain_order=True
+        )
+        fsync_path(temporary)
+        temporary.replace(path)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        temporary.unlink(missing_ok=True)
+        raise (
+            disk_error(error, path) if isinstance(error, OSError) else disk_error_in(error, path) or error
+        ) from error
+
+
+def check(path: Path, rows_in: int, derived: int) -> None:
     """Promise 1: every row has exactly one line, and a fate; a dropped one has a step and a reason."""
-    dropped = ledger["fate"] == DROPPED
-    reasons = ledger["reason"].is_not_null() & ledger["step"].is_not_null()
-    assert ledger.height == rows_in == int(dropped.sum()) + int((~dropped).sum()), "the ledger lost a row"
-    assert ledger["id"].n_unique() == rows_in, "two rows share an id"
-    assert (dropped == reasons).all(), "a row is dropped without a reason, or kept with one"
+    lines = pl.scan_parquet(path)
+    dropped = pl.col("fate") == DROPPED
+    reasons = pl.col("reason").is_not_null() & pl.col("step").is_not_null()
+    found = lines.select(
+        rows=pl.len(),
+        ids=pl.col("id").n_unique(),
+        wrong=(dropped != reasons).sum(),
+        born=(pl.col("parents").list.len() > 0).sum(),
+    ).collect(engine="streaming")
+    rows, ids, wrong, born = found.row(0)
+    assert rows - born == rows_in, f"the ledger lost a row: {rows - born:,} lines for {rows_in:,} rows"
+    assert born == derived, f"the ledger lost a derived row: {born:,} lines for {derived:,}"
+    assert ids == rows, "two rows share an id"
+    assert not wrong, "a row is dropped without a reason, or kept with one"
 
 
-def write(ledger: pl.DataFrame, out: RunDir) -> None:
-    buffer = io.BytesIO()
-    ledger.write_parquet(buffer, compression="zstd")
-    write_atomic(out / LEDGER, buffer.getvalue())
+def clusters(path: Path, most: int = 20) -> list[dict[str, Any]]:
+    """The largest groups of duplicates: the kept row, and how many rows say the same."""
+    copies = pl.scan_parquet(path).filter(pl.col("partner").is_not_null())
+    first = pl.col("at").min()
+    counted = (
+        copies.with_row_index("at")
+        .group_by("partner")
+        .agg(first, copies=pl.len())
+        .sort("copies", "at", descending=[True, False])
+    )
+    top = counted.head(most).collect()
+    return [{"id": row["partner"], "rows": row["copies"] + 1} for row in top.iter_rows(named=True)]
+
+
+def raw_of(path: Path, ids: Sequence[str]) -> dict[str, str]:
+    """The raw text of some rows."""
+    found = pl.scan_parquet(path).filter(pl.col("id").is_in(list(ids))).select("id", "raw").collect()
+    return dict(found.iter_rows())
 
 
 @dataclass(frozen=True, slots=True)

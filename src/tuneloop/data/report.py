@@ -8,15 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import polars as pl
-
 from tuneloop import page
-from tuneloop.data import personal
-from tuneloop.data.ledger import DROPPED
-from tuneloop.data.summary import Facts, category
+from tuneloop.data import flow, personal
+from tuneloop.data.summary import Facts
 from tuneloop.types import SPLITS
 
-_SAMPLES = 5
 _SAMPLE_CHARACTERS = 220
 _CLASSES = 120
 _LENGTHS = (10, 20, 40, 80, 160, 320, 640, 1280, 2560, 5120)
@@ -32,12 +28,24 @@ def masked(text: str, limit: int = _SAMPLE_CHARACTERS, *, regions: Sequence[str]
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
-def render(facts: Facts, book: pl.DataFrame, regions: Sequence[str] = personal.REGIONS) -> str:
+def named_rows(facts: Facts, total: Mapping[str, Any]) -> list[str]:
+    """Ids of the rows that the page shows because another row names them."""
+    partners = [row["partner"] for rows in total["drop_samples"].values() for row in rows if row["partner"]]
+    return list(dict.fromkeys([*partners, *(cluster["id"] for cluster in facts["clusters"])]))
+
+
+def render(
+    facts: Facts,
+    total: Mapping[str, Any],
+    named: Mapping[str, str],
+    regions: Sequence[str] = personal.REGIONS,
+) -> str:
     """The page.
 
     Args:
         facts: The summary.
-        book: The ledger.
+        total: The sum of the tallies of all parts.
+        named: Raw text of ``named_rows``.
         regions: Countries whose national phone numbers are masked.
     """
     show = partial(masked, regions=regions)
@@ -52,12 +60,14 @@ def render(facts: Facts, book: pl.DataFrame, regions: Sequence[str] = personal.R
         page.cards({"rows in": n["rows_in"], "kept": n["kept"], **{s: n[s] for s in SPLITS}, "dropped": n["dropped"]}),
         *_warnings(show, facts["warnings"]),
         _flow(facts),
-        _reasons(show, facts, book),
-        _changes(show, book),
+        _reasons(show, facts, total, named),
+        _changes(show, total),
         _classes(show, facts["classes"]),
-        _lengths(book),
-        _personal(facts, book),
-        _clusters(show, facts["clusters"], book),
+        _balance(show, facts["balance"]),
+        _lengths(total["lengths"]),
+        _languages(total["scripts"]),
+        _personal(facts, total["personal_rows"]),
+        _clusters(show, facts["clusters"], named),
         _files(facts["files"]),
     ]
     return page.document("Data report", [str(part) for part in body if part])
@@ -77,6 +87,7 @@ def _flow(facts: Facts) -> page.Html:
     return page.section(
         "Flow of rows",
         page.paragraph("Each step drops rows with a reason or changes their text; none is lost.", soft=True),
+        flow.picture(facts["steps"], facts["counts"]),
         page.table(["step", "rows in", "left (blue) and dropped (red)", "dropped", "changed"], rows),
     )
 
@@ -94,12 +105,9 @@ def _place(show: Show, origin: str) -> page.Html:
     return page.Html(f'<code style="white-space:nowrap">{page.text(show(origin, 60))}</code>')
 
 
-def _reasons(show: Show, facts: Facts, book: pl.DataFrame) -> page.Html:
-    gone = book.filter(pl.col("fate") == DROPPED).with_columns(category=category())
-    if not gone.height:
+def _reasons(show: Show, facts: Facts, total: Mapping[str, Any], named: Mapping[str, str]) -> page.Html:
+    if not facts["dropped"]:
         return page.section("Dropped rows", page.paragraph("No row was dropped."))
-    shown = gone.group_by("category", maintain_order=True).head(_SAMPLES)
-    raw = dict(book.filter(pl.col("id").is_in(shown["partner"].drop_nulls().to_list())).select("id", "raw").iter_rows())
     parts = [page.bars({show(k, 60): v for k, v in facts["dropped"].items()}, unit="rows", bad=True)]
     for name, count in facts["dropped"].items():
         rows = [
@@ -107,9 +115,9 @@ def _reasons(show: Show, facts: Facts, book: pl.DataFrame) -> page.Html:
                 _place(show, row["origin"]),
                 show(row["raw"]),
                 show(row["reason"].removeprefix(f"{name}: ")),
-                show(raw.get(row["partner"], "")),
+                show(named.get(row["partner"], "")),
             )
-            for row in shown.filter(pl.col("category") == name).iter_rows(named=True)
+            for row in total["drop_samples"][name]
         ]
         head = ["row", "raw", "why", "the row it names"]
         if not any(row[3] for row in rows):
@@ -120,26 +128,14 @@ def _reasons(show: Show, facts: Facts, book: pl.DataFrame) -> page.Html:
     return page.section("Dropped rows", *parts, page.paragraph(hint, soft=True))
 
 
-def _changes(show: Show, book: pl.DataFrame) -> page.Html | str:
-    """Samples of what each step changed. Redaction is left out: masked, before and after are the same."""
-    changed = (
-        book.filter(pl.col("history").list.len() > 0)
-        .select("origin", "history")
-        .explode("history")
-        .unnest("history")
-        .filter(pl.col("step") != "redact")
-    )
-    if not changed.height:
-        return ""
+def _changes(show: Show, total: Mapping[str, Any]) -> page.Html | str:
+    """Samples of what each step changed."""
     parts = []
-    for (step,), rows in changed.group_by("step", maintain_order=True):
-        shown = [
-            (_place(show, row["origin"]), show(row["before"]), show(row["after"]))
-            for row in rows.head(_SAMPLES).iter_rows(named=True)
-        ]
-        title = f"{step}: {min(_SAMPLES, rows.height)} of {rows.height:,} changed messages"
+    for step, rows in total["change_samples"].items():
+        shown = [(_place(show, row["origin"]), show(row["before"]), show(row["after"])) for row in rows]
+        title = f"{step}: {len(rows)} of {total['changed_messages'][step]:,} changed messages"
         parts.append(page.folded(title, page.table(["row", "before", "after"], shown)))
-    return page.section("Changed text", *parts)
+    return page.section("Changed text", *parts) if parts else ""
 
 
 def _classes(show: Show, classes: Mapping[str, Mapping[str, int]]) -> page.Html | str:
@@ -170,38 +166,71 @@ def _classes(show: Show, classes: Mapping[str, Mapping[str, int]]) -> page.Html 
     )
 
 
-def _lengths(book: pl.DataFrame) -> page.Html:
-    """Characters of what is asked and what is answered, kept rows only."""
-    flat = (
-        book.filter(pl.col("fate") != DROPPED)
-        .select("id", "messages")
-        .explode("messages")
-        .unnest("messages")
-        .with_columns(part=pl.when(pl.col("role") == "assistant").then(pl.lit("answer")).otherwise(pl.lit("prompt")))
-        .filter(pl.col("role") != "system")
-        .group_by("id", "part")
-        .agg(characters=pl.col("content").str.len_chars().sum())
+_VERDICT = {"pass": "good", "fail": "bad", "undecided": "unsure"}
+
+
+def _balance(show: Show, balance: Sequence[Mapping[str, Any]]) -> page.Html | str:
+    """Whether each split has the classes of the whole."""
+    if not balance:
+        return ""
+    rows = [
+        (
+            show(found["field"], 40),
+            found["split"],
+            found["rows"],
+            f"{found['kl_nats']:.3f}",
+            page.Html(f'<b class="{_VERDICT[found["decision"]]}">{found["decision"]}</b>'),
+            show(found["reason"], 600),
+        )
+        for found in balance
+    ]
+    return page.section(
+        "Balance of the splits",
+        page.paragraph(
+            "Kullback-Leibler divergence of each split's classes from those of all rows, in nats.", soft=True
+        ),
+        page.table(["field", "split", "rows", "divergence", "verdict", "why"], rows),
     )
+
+
+def _languages(scripts: Mapping[str, int]) -> page.Html | str:
+    if not scripts:
+        return ""
+    order = dict(sorted(scripts.items(), key=lambda item: -item[1]))
+    note = "By the letters of kept rows. The step language tells languages of one script apart."
+    return page.section("Languages", page.bars(order, unit="rows"), page.paragraph(note, soft=True))
+
+
+def _lengths(lengths: Mapping[str, Mapping[str, int]]) -> page.Html:
+    """Characters of what is asked and what is answered, kept rows only."""
     edges = [0, *_LENGTHS]
     names = [f"{a:,}–{b - 1:,}" for a, b in zip(edges, _LENGTHS, strict=False)] + [f"{edges[-1]:,} and more"]
     parts = []
     for part in ("prompt", "answer"):
-        values = flat.filter(pl.col("part") == part)["characters"]
-        if not values.len():
+        sizes = sorted((int(size), rows) for size, rows in lengths[part].items())
+        if not sizes:
             continue
-        bins = Counter(bisect_right(_LENGTHS, value) for value in values)
-        counts = {name: bins[i] for i, name in enumerate(names)}
-        used = [i for i, name in enumerate(names) if counts[name]]
-        shown = {names[i]: counts[names[i]] for i in range(used[0], used[-1] + 1)}
-        sizes = sorted(values.to_list())
-        middle = f"median {sizes[len(sizes) // 2]:,}, 95 % up to {sizes[int(0.95 * (len(sizes) - 1))]:,}, longest {sizes[-1]:,}"
+        bins: Counter[int] = Counter()
+        for size, rows in sizes:
+            bins[bisect_right(_LENGTHS, size)] += rows
+        shown = {names[i]: bins[i] for i in range(min(bins), max(bins) + 1)}
+        middle = f"median {_quantile(sizes, 0.5):,}, 95 % up to {_quantile(sizes, 0.95):,}, longest {sizes[-1][0]:,}"
         parts += [f"<h3>{part}</h3>", page.paragraph(middle, soft=True), page.bars(shown, unit="rows")]
     return page.section("Lengths in characters", *parts)
 
 
-def _personal(facts: Facts, book: pl.DataFrame) -> page.Html:
+def _quantile(sizes: Sequence[tuple[int, int]], share: float) -> int:
+    """The smallest size that at least this share of the rows does not exceed."""
+    wanted, seen = share * sum(rows for _, rows in sizes), 0
+    for size, rows in sizes:
+        seen += rows
+        if seen >= wanted:
+            return size
+    return sizes[-1][0]
+
+
+def _personal(facts: Facts, rows: int) -> page.Html:
     found = facts["personal_data"]
-    rows = int((book["redactions"].list.len() > 0).sum())
     note = (
         "Found by shape and checksum; names and addresses are not looked for. The ledger keeps the raw rows: "
         "keep it as private as the source."
@@ -218,11 +247,10 @@ def _personal(facts: Facts, book: pl.DataFrame) -> page.Html:
     )
 
 
-def _clusters(show: Show, clusters: Sequence[Mapping[str, Any]], book: pl.DataFrame) -> page.Html | str:
+def _clusters(show: Show, clusters: Sequence[Mapping[str, Any]], named: Mapping[str, str]) -> page.Html | str:
     if not clusters:
         return ""
-    texts = dict(book.filter(pl.col("id").is_in([c["id"] for c in clusters])).select("id", "raw").iter_rows())
-    rows = [(c["rows"], page.Html(f"<code>{c['id']}</code>"), show(texts.get(c["id"], ""))) for c in clusters]
+    rows = [(c["rows"], page.Html(f"<code>{c['id']}</code>"), show(named.get(c["id"], ""))) for c in clusters]
     return page.section("Largest groups of duplicates", page.table(["rows", "kept row", "raw"], rows))
 
 
@@ -231,7 +259,7 @@ def _files(files: Sequence[Mapping[str, Any]]) -> page.Html:
         (
             f["file"],
             f["rows"],
-            f["encoding"],
+            f.get("encoding", "–"),
             f["detected"],
             ", ".join(f["unused_columns"][:12]) or "–",
             f["split"] or "by ratio",

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
-
-import polars as pl
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
 
 from tuneloop.data.config import DataConfig
 from tuneloop.data.intake import Intake
-from tuneloop.data.ledger import DROPPED
+from tuneloop.data.phases import StepCount
 from tuneloop.types import SPLITS, Split
-
-if TYPE_CHECKING:
-    from tuneloop.data.pipeline import Cleaned
 
 Facts = dict[str, Any]
 
@@ -23,92 +18,52 @@ _GIANT_ROWS, _GIANT_SHARE = 20, 0.02
 _NAMED = 8
 
 
-@dataclass(frozen=True, slots=True)
-class StepCount:
-    """What one step did: rows it saw, dropped and changed, and how long it took."""
-
-    step: str
-    rows: int
-    dropped: int
-    changed: int
-    seconds: float
-
-
-def category(column: str = "reason") -> pl.Expr:
-    """The part of a reason before the colon: what drops are counted by."""
-    return pl.col(column).str.split(": ").list.first()
-
-
-def by_category(book: pl.DataFrame) -> Counter[str]:
-    return Counter(book.filter(pl.col("fate") == DROPPED).select(category()).to_series().to_list())
-
-
 def build(
     config: DataConfig,
     intake: Intake,
-    cleaned: Cleaned,
-    book: pl.DataFrame,
+    counts: Sequence[StepCount],
+    notes: Sequence[str],
+    total: Mapping[str, Any],
     labels: tuple[str, ...],
-    sampling: list[str],
+    found: Mapping[str, list[dict[str, Any]]],
 ) -> Facts:
-    """Plain JSON. Times are left out: the same rows give the same bytes."""
-    kept = book.filter(pl.col("fate") != DROPPED)
-    per_split = {name: kept.filter(pl.col("fate") == name) for name in SPLITS}
-    dropped = by_category(book)
-    classes = {name: dict(sorted(Counter(rows["label"].drop_nulls()).items())) for name, rows in per_split.items()}
-    clusters = _clusters(book)
-    step_counts = [{k: v for k, v in asdict(c).items() if k != "seconds"} for c in _with_later(cleaned, book)]
+    """Plain JSON. Times are left out: the same rows give the same bytes.
+
+    Args:
+        total: The sum of the tallies of all parts.
+        found: ``clusters`` of duplicates, and ``balance`` of the splits.
+    """
+    fates = {name: total["fates"].get(name, 0) for name in SPLITS}
+    kept = sum(fates.values())
+    dropped = Counter(total["dropped"])
+    classes: dict[Split, dict[str, int]] = {name: dict(sorted(total["classes"][name].items())) for name in SPLITS}
+    step_counts = [{k: v for k, v in asdict(count).items() if k != "seconds"} for count in counts]
     return {
         "counts": {
-            "rows_in": book.height,
-            "kept": kept.height,
-            "dropped": book.height - kept.height,
-            **{name: rows.height for name, rows in per_split.items()},
+            "rows_in": intake.rows,
+            "derived": total["derived"],
+            "kept": kept,
+            "dropped": total["rows"] - kept,
+            **fates,
         },
         "dropped": dict(dropped.most_common()),
         "labels": list(labels),
         "detected": intake.detected,
-        "files": [dict(f) for f in intake.files],
+        "files": intake.files,
         "steps": step_counts,
         "classes": classes,
         "leaks_removed": dropped["leak"],
-        "personal_data": _personal(book),
-        "clusters": clusters,
+        "scripts": dict(sorted(total["scripts"].items())),
+        "personal_data": dict(sorted(total["personal"].items())),
+        **found,
         "warnings": [
             *_step_warnings(config, step_counts),
-            *cleaned.warnings,
-            *_cluster_warnings(clusters, book.height),
-            *sampling,
-            *_split_warnings(classes, per_split),
+            *_cluster_warnings(found["clusters"], total["rows"]),
+            *notes,
+            *_split_warnings(classes, fates),
+            *(f"{b['split']} split, {b['field']}: {b['reason']}" for b in found["balance"] if b["decision"] == "fail"),
         ],
     }
-
-
-def _with_later(cleaned: Cleaned, book: pl.DataFrame) -> list[StepCount]:
-    """The steps, followed by what the split dropped."""
-    rows = cleaned.counts[0].rows - sum(c.dropped for c in cleaned.counts)
-    out = list(cleaned.counts)
-    known = {c.step for c in out}
-    for step in ("split", "sample"):
-        gone = book.filter(pl.col("step") == step).height
-        if step not in known and gone:
-            out.append(StepCount(step, rows, gone, 0, 0.0))
-            rows -= gone
-    return out
-
-
-def _personal(book: pl.DataFrame) -> dict[str, int]:
-    """Type -> how many were found."""
-    types = book["redactions"].explode().drop_nulls().struct.field("type")
-    return dict(sorted(Counter(types.drop_nulls()).items()))
-
-
-def _clusters(book: pl.DataFrame) -> list[dict[str, Any]]:
-    """The largest groups of duplicates: the kept row, and how many rows say the same."""
-    copies = book.filter(pl.col("partner").is_not_null())
-    counted = copies.group_by("partner", maintain_order=True).agg(copies=pl.len())
-    top = counted.sort("copies", descending=True, maintain_order=True).head(20)
-    return [{"id": r["partner"], "rows": r["copies"] + 1} for r in top.iter_rows(named=True)]
 
 
 def _step_warnings(config: DataConfig, counts: list[dict[str, Any]]) -> list[str]:
@@ -129,8 +84,8 @@ def _cluster_warnings(clusters: list[dict[str, Any]], rows: int) -> list[str]:
     ]
 
 
-def _split_warnings(classes: Mapping[Split, dict[str, int]], per_split: Mapping[Split, pl.DataFrame]) -> list[str]:
-    out = [f"the {name} split is empty" for name in SPLITS[1:] if not per_split[name].height]
+def _split_warnings(classes: Mapping[Split, dict[str, int]], fates: Mapping[Split, int]) -> list[str]:
+    out = [f"the {name} split is empty" for name in SPLITS[1:] if not fates[name]]
     total = Counter({k: sum(classes[s].get(k, 0) for s in SPLITS) for s in SPLITS for k in classes[s]})
     if total and len(total) > sum(total.values()) / 2:
         return [*out, f"{len(total):,} classes for {sum(total.values()):,} rows: is the label column a class?"]

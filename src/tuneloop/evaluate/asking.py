@@ -51,7 +51,7 @@ def budget(config: EvaluateConfig, chat: Chat, records: Sequence[Record]) -> int
     for record in records:
         if len(record.prompt) < len(record.messages) and record.answer not in seen:
             seen.add(record.answer)
-            prompt = chat.render(record.prompt, generation=True)
+            prompt = chat.render(record.prompt, generation=True, tools=record.tools)
             longest = max(longest, len(chat.answer_ids(record.messages[len(record.prompt)], prompt)))
             thinks = thinks or opens_reasoning(prompt)
     return ceil(1.25 * longest) + 8 + (config.reasoning_tokens if thinks else 0)
@@ -65,7 +65,8 @@ def requests_for(
     for record in records:
         seed = int(hashlib.sha256(f"{config.seed}:{record.id}".encode()).hexdigest()[:8], 16)
         sampling = Sampling(max_tokens, config.temperature, seed=seed if config.temperature else None)
-        out[record.id] = Request(record.id, chat.prompt_ids(record.prompt), sampling, chat.stop_ids, context)
+        prompt_ids = chat.prompt_ids(record.prompt, record.tools)
+        out[record.id] = Request(record.id, prompt_ids, sampling, chat.stop_ids, context)
     return out
 
 
@@ -93,7 +94,7 @@ def ask(config: EvaluateConfig, engine: Engine, chat: Chat, records: Sequence[Re
     alone = [r.id for r in random.Random(config.seed).sample(list(records), len(records))]
     alone = alone[: config.latency_requests + 1] if config.latency_requests else []
     phases = dict.fromkeys(requests, TOGETHER) | dict.fromkeys(alone, SINGLE) | dict.fromkeys(alone[:1], WARM_UP)
-    prompts = {r.id: chat.render(r.prompt, generation=True) for r in records}
+    prompts = {r.id: chat.render(r.prompt, generation=True, tools=r.tools) for r in records}
     failed: dict[str, Row] = {}
     keys = {i: key(r.prompt_ids, r.sampling, r.stop_ids) for i, r in requests.items()}
     with Journal(out / RESPONSES, keys) as journal:

@@ -114,6 +114,7 @@ def _exp_mean(table: np.ndarray[Any, Any], resamples: int, seed: int) -> Interva
 
 
 def _sequence(chat: Chat, record: Record) -> tuple[tuple[int, ...], int]:
-    prompt = chat.prompt_ids(record.prompt)
-    answer = chat.answer_ids(record.messages[len(record.prompt)], chat.render(record.prompt, generation=True))
+    prompt = chat.prompt_ids(record.prompt, record.tools)
+    shown = chat.render(record.prompt, generation=True, tools=record.tools)
+    answer = chat.answer_ids(record.messages[len(record.prompt)], shown)
     return prompt + answer, len(prompt)

@@ -10,7 +10,7 @@ from pydantic import Field
 from tuneloop.compare import CompareConfig
 from tuneloop.compress import CompressConfig
 from tuneloop.config import Config, Loaded, load
-from tuneloop.data import DataConfig
+from tuneloop.data import DataConfig, TokenizerConfig
 from tuneloop.engines import EngineConfig
 from tuneloop.evaluate import EvaluateConfig
 from tuneloop.models import ModelConfig
@@ -35,6 +35,9 @@ class ProjectConfig(Config):
 
     model: ModelConfig
     """The model to start from."""
+
+    tokenizer: TokenizerConfig = TokenizerConfig()
+    """What ``tuneloop tokenizer`` trains; the other stages use the model's own tokenizer."""
 
     train: TrainConfig = TrainConfig()
     """How it is trained."""

@@ -17,6 +17,7 @@ from tuneloop import chat, compare, compress, data, engines, evaluate, models, r
 from tuneloop.compress import CompressConfig
 from tuneloop.config import Config, hash_json
 from tuneloop.errors import ConfigError, ModelError
+from tuneloop.loop.ask import Asked
 from tuneloop.loop.config import ProjectConfig, load_project
 from tuneloop.loop.guard import explained, free_memory, interruptible, without_fetching
 from tuneloop.progress import duration, log
@@ -188,7 +189,19 @@ class Loop:
         config = self.config.data
         if "seed" not in config.model_fields_set:
             config = config.model_copy(update={"seed": self.config.seed})
-        return config, data.input_hashes(config), partial(data.run, config), data.load
+        inputs = data.input_hashes(config)
+        if not data.asks(config):
+            return config, inputs, partial(data.run, config), data.load
+        model = self._model_hash()
+
+        def work(out: RunDir) -> data.DataArtifact:
+            asked = Asked(self._base(), self.config.engine, self.config.model.chat_template)
+            try:
+                return data.run(config, out, ask=asked, asked=model)
+            finally:
+                asked.close()
+
+        return config, {**inputs, "model": model}, work, data.load
 
     def _train(self) -> _Plan[train.TrainResult]:
         config, records, base = self.config.train, self._records, self._base()

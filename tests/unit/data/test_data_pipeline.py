@@ -198,7 +198,15 @@ def test_a_prescribed_test_file_stays_whole_and_its_rows_leave_train(tmp_path: P
 
     artifact = run(DataConfig(sources=sources), out)
 
-    assert artifact.counts == {"rows_in": 7, "kept": 5, "dropped": 2, "train": 2, "validation": 0, "test": 3}
+    assert artifact.counts == {
+        "rows_in": 7,
+        "derived": 0,
+        "kept": 5,
+        "dropped": 2,
+        "train": 2,
+        "validation": 0,
+        "test": 3,
+    }
     assert artifact.dropped == {"leak": 1, "not sampled": 1}
     assert explain(out.path, "train.csv:4").partner == explain(out.path, "test.csv:2").id
     assert json.loads((out / "summary.json").read_text())["leaks_removed"] == 1

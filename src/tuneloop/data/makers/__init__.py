@@ -78,6 +78,11 @@ class Maker(Protocol):
 
     name: ClassVar[str]
 
+    @property
+    def asks(self) -> bool:
+        """Whether it puts questions to ``Around.ask``."""
+        ...
+
     def ready(self, *, can_ask: bool) -> None:
         """Say before anything is read what is missing: a file, a key, an extra, somebody to ask.
 
@@ -106,6 +111,10 @@ class MakerBase(Config):
     """A maker whose fields are its options."""
 
     name: ClassVar[str] = ""
+
+    @property
+    def asks(self) -> bool:
+        return False
 
     def ready(self, *, can_ask: bool) -> None:
         """Nothing is missing."""

@@ -85,6 +85,10 @@ class BackTranslation(MakerBase):
                 raise ValueError(f"the window {low} to {high} is empty\nhint: for example [0.3, 0.95]")
         return self
 
+    @property
+    def asks(self) -> bool:
+        return True
+
     def ready(self, *, can_ask: bool) -> None:
         if not can_ask:
             raise ConfigError(

@@ -112,6 +112,10 @@ class Synthesise(MakerBase):
                 )
         return value
 
+    @property
+    def asks(self) -> bool:
+        return self.endpoint is None
+
     def ready(self, *, can_ask: bool) -> None:
         if self.endpoint is not None:
             need("httpx", "synthesis")

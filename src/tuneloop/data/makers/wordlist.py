@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from tuneloop.data.readers.encoding import decode, split_lines
+from tuneloop.data.readers.encoding import decode
 from tuneloop.errors import ConfigError
 
 _CILIN = re.compile(r"[A-Z][a-z]\d\d[A-Z]\d\d([=#@])\s+(.*)")
@@ -89,7 +89,7 @@ def read(path: Path) -> WordList:
             f"cannot be read: {error.strerror}", where=str(path), hint="word_list names a file in Cilin or tabular form"
         ) from None
     try:
-        lines = split_lines(data.decode("utf-8-sig"))
+        lines = data.decode("utf-8-sig").split("\n")
     except UnicodeDecodeError:
         lines = decode(data, str(path), "gb18030").lines
     return WordList([group for n, line in enumerate(lines, 1) if (group := _group(line, f"{path}:{n}"))])

@@ -9,221 +9,146 @@ first line alone is dropped with the reason, and reading goes on with the next l
 from __future__ import annotations
 
 import csv
-import re
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from typing import Any
 
-from tuneloop.data.readers.encoding import Text
+from tuneloop.data.readers.dialect import Dialect, column_names, sniff_delimiter
+from tuneloop.data.readers.stream import TextStream
 from tuneloop.data.rows import READ, RawFile, RawRow
 from tuneloop.errors import DataError
 
-_DELIMITERS = (",", "\t", ";", "|")
 _SNIFF_LINES = 200
-_MAX_CONTINUATION_LINES = 2_000
-"""No field of a real export has more line breaks; keeps hostile input linear."""
+_SNIFF_CHARS = 1_000_000
+_FORGET_LINES = 4_096
 
 
-@dataclass(frozen=True, slots=True)
-class _Scan:
-    """Where a row ends: ``end`` is the index after its last line, ``closed`` whether its quotes are balanced.
-
-    ``stopped`` is the line in which a quote stood that proves the quoting wrong (or the last line looked at).
-    """
-
-    end: int
-    closed: bool
-    stopped: int
-
-
-def read_table(text: Text, name: str, *, delimiter: str | None = None) -> RawFile:
+def read_table(text: TextStream, name: str, *, delimiter: str | None = None) -> RawFile:
     """Parse a CSV file with a header.
 
     Raises:
         DataError: There is no header or no row.
     """
-    lines = text.lines
-    start = next((i for i, line in enumerate(lines) if line.strip()), 0)
-    mark = delimiter or sniff_delimiter(lines[start : start + _SNIFF_LINES], name)
-    grammar = _Grammar(mark)
-    scan = grammar.scan(lines, start, None)
+    lines, start = _Lines(text), 0
+    while lines.has(start) and not lines[start].strip():
+        start += 1
+    if not lines.has(start):
+        raise DataError("there is no header", where=f"{name}:1", hint="check the export that wrote it")
+    mark = delimiter or sniff_delimiter(lines.sample(start), name)
+    dialect = Dialect(mark)
+    scan = dialect.scan(lines, start, None)
     head_end = scan.end if scan.closed else start + 1
     try:
-        columns = _column_names(grammar.split("\n".join(lines[start:head_end])))
+        columns = column_names(dialect.split(text.shown(lines.joined(start, head_end))))
     except csv.Error as error:
         raise DataError(
             f"the header cannot be read: {error}", where=f"{name}:{start + 1}", hint="check the first line"
         ) from None
-    if head_end >= len(lines):
+    if not lines.has(head_end) and not text.damage:
         raise DataError(
             "there is a header and no row below it", where=f"{name}:{start + 1}", hint="check the export that wrote it"
         )
-    rows, blank = _read_rows(text, grammar, columns, head_end)
-    facts = {"encoding": text.encoding, "delimiter": mark, "blank_lines": blank}
+    facts = {"encoding": text.encoding, "delimiter": mark, "blank_lines": 0}
+    rows = _Rows(text, lines, dialect, columns, facts).walk(head_end)
     return RawFile.start(name, rows, columns, facts, start + 1)
 
 
-def sniff_delimiter(lines: Sequence[str], name: str = "") -> str:
-    """The delimiter whose count is above zero and the same in most lines; a comma when none is."""
-    best, best_score = ("\t" if name.lower().endswith((".tsv", ".tab")) else ","), 0.0
-    for mark in sorted(_DELIMITERS, key=lambda d: d != best):
-        grammar = _Grammar(mark)
-        widths = [grammar.width(line) for line in lines if line.strip() and line.count('"') % 2 == 0]
-        if not widths or widths[0] < 2:
-            continue
-        width, agreeing = Counter(widths).most_common(1)[0]
-        score = agreeing / len(widths) if width > 1 else 0.0
-        score += 0.5 * (widths[0] == width)  # the header is the row least likely to be broken
-        if score > best_score + 1e-9:
-            best, best_score = mark, score
-    return best
+class _Lines:
+    """Lines by their number (from 0), fetched when asked for and forgotten once passed."""
+
+    def __init__(self, text: TextStream) -> None:
+        self._batches = text.batches()
+        self._held: list[str] = []
+        self._first = 0
+
+    def has(self, i: int) -> bool:
+        while i - self._first >= len(self._held):
+            batch = next(self._batches, None)
+            if batch is None:
+                return False
+            self._held += batch
+        return True
+
+    def __getitem__(self, i: int) -> str:
+        return self._held[i - self._first]
+
+    def joined(self, start: int, end: int) -> str:
+        return "\n".join(self._held[start - self._first : end - self._first])
+
+    def forget(self, before: int) -> None:
+        if before - self._first > _FORGET_LINES:
+            del self._held[: before - self._first]
+            self._first = before
+
+    def sample(self, start: int) -> list[str]:
+        """Some lines to guess from."""
+        found, size = list[str](), 0
+        while len(found) < _SNIFF_LINES and size < _SNIFF_CHARS and self.has(start + len(found)):
+            found.append(self[start + len(found)])
+            size += len(found[-1])
+        return found
 
 
-class _Grammar:
-    """One dialect: a delimiter, and double quotes that are doubled inside a quoted field."""
+class _Rows:
+    """Walks over the rows below the header."""
 
-    def __init__(self, delimiter: str) -> None:
-        self.delimiter = delimiter
-        opening = re.escape(delimiter)
-        self._opens = re.compile(rf'(?:^|{opening})[ ]*"')
-        self._after_close = re.compile(rf"[ ]*(?:{opening}|$)")
+    def __init__(
+        self, text: TextStream, lines: _Lines, dialect: Dialect, columns: Sequence[str], facts: dict[str, Any]
+    ) -> None:
+        self._text, self._lines, self._dialect, self._columns, self._facts = text, lines, dialect, columns, facts
+        self._tail_until, self._broken_at, self._in_ruins = -1, 0, False
 
-    def split(self, row: str) -> list[str]:
-        """The fields of one row (it may hold line breaks inside quotes)."""
-        if '"' not in row:
-            return row.split(self.delimiter)
-        return next(csv.reader([row], delimiter=self.delimiter, skipinitialspace=True))
-
-    def width(self, row: str) -> int:
-        """How many fields a row has; 0 when it cannot be parsed."""
-        try:
-            return len(self.split(row))
-        except csv.Error:
-            return 0
-
-    def scan(self, lines: Sequence[str], start: int, width: int | None) -> _Scan:
-        """Find the end of the row that begins at ``start``; ``width`` is how many fields it must then have."""
-        state = self._open_at_end(lines[start], False)
-        if state is False:
-            return _Scan(start + 1, True, start)
-        limit = min(len(lines), start + _MAX_CONTINUATION_LINES)
-        for i in range(start + 1, limit):
-            if '"' not in lines[i]:
-                continue
-            state = self._open_at_end(lines[i], True)
-            if state is None:
-                return _Scan(start + 1, False, i)
-            if state is False:
-                fits = width is None or self.width("\n".join(lines[start : i + 1])) == width
-                return _Scan(i + 1, True, i) if fits else _Scan(start + 1, False, i)
-        return _Scan(start + 1, False, limit - 1)
-
-    def _open_at_end(self, line: str, open_: bool) -> bool | None:
-        """Whether a quoted field is open after this line; None when a closing quote stands where none can.
-
-        The strictness holds for lines that continue a row: within one line, ``"a" b`` is read as a spreadsheet
-        would.
-        """
-        strict, at = open_, 0
-        while True:
-            if not open_:
-                found = self._opens.search(line, max(at - 1, 0))
-                if not found:
-                    return False
-                at, open_ = found.end(), True
-            close = self._closing_quote(line, at)
-            if close < 0:
-                return True
-            at, open_ = close + 1, False
-            if strict and not self._after_close.match(line, at):
-                return None
-            strict = False
-            while at < len(line) and line[at] != self.delimiter:
+    def walk(self, at: int) -> Iterator[RawRow]:
+        """Rows from line ``at`` (counted from 0) on."""
+        lines, mark, well_formed = self._lines, self._dialect.delimiter, self._dialect.well_formed
+        while lines.has(at):
+            line = lines[at]
+            if not line or line.isspace():
+                self._facts["blank_lines"] += 1
                 at += 1
-            at += 1
+                continue
+            fields = well_formed(line) if '"' in line else line.split(mark)
+            if fields is not None:
+                row, end = self._row(line, at, fields), at + 1
+            else:
+                row, end = self._odd_row(line, at)
+            yield row
+            self._in_ruins = self._in_ruins and row.problem is not None  # a whole row shows the broken one is over
+            at = end
+            lines.forget(at)
+        yield from self._text.cut_off(at + 1)
 
-    @staticmethod
-    def _closing_quote(line: str, at: int) -> int:
-        """Index of the next quote that is not doubled, or -1."""
-        while (at := line.find('"', at)) >= 0:
-            if line[at + 1 : at + 2] != '"':
-                return at
-            at += 2
-        return -1
+    def _odd_row(self, line: str, at: int) -> tuple[RawRow, int]:
+        """A row with quotes that are open at the end of its line, or not where they should be; and the line after it."""
+        dialect = self._dialect
+        rest = at <= self._tail_until or self._in_ruins
+        if rest and line.count('"') % 2 and not dialect.opens_field(line):
+            return self._broken(line, at, f"this is the rest of the row in line {self._broken_at + 1}"), at + 1
+        scan = dialect.scan(self._lines, at, len(self._columns))
+        if not scan.closed:
+            self._tail_until, self._broken_at, self._in_ruins = max(self._tail_until, scan.stopped), at, True
+            why = f"it opens here and is not closed correctly by line {scan.stopped + 1}"
+            return self._broken(line, at, why), at + 1
+        raw = self._lines.joined(at, scan.end)
+        try:
+            return self._row(raw, at, dialect.split(raw)), scan.end
+        except csv.Error as error:
+            problem = self._text.problem(raw) or (READ, f"not CSV: {error}")
+            return RawRow(at + 1, self._text.shown(raw), problem=problem), scan.end
 
-    def opens_field(self, line: str) -> bool:
-        return bool(self._opens.search(line))
+    def _broken(self, line: str, at: int, why: str) -> RawRow:
+        return RawRow(at + 1, self._text.shown(line), problem=(READ, f"broken quote: {why}"))
 
-
-def _column_names(header: Sequence[str]) -> tuple[str, ...]:
-    """Names on one line; empty ones are numbered, repeated ones get a suffix."""
-    names: list[str] = []
-    for i, cell in enumerate(header, 1):
-        name = base = " ".join(cell.strip("\ufeff").split()) or f"column_{i}"
-        k = 2
-        while name in names:
-            name, k = f"{base}_{k}", k + 1
-        names.append(name)
-    return tuple(names)
-
-
-def _read_rows(text: Text, grammar: _Grammar, columns: tuple[str, ...], at: int) -> tuple[list[RawRow], int]:
-    lines, width = text.lines, len(columns)
-    rows: list[RawRow] = []
-    blank, tail_until, broken_at, in_ruins = 0, -1, 0, False
-    while at < len(lines):
-        line = lines[at]
-        if not line.strip():
-            blank += 1
-            at += 1
-            continue
-        if '"' not in line:
-            end, problem = at + 1, None
-        elif (at <= tail_until or in_ruins) and line.count('"') % 2 and not grammar.opens_field(line):
-            end, problem = at + 1, (READ, f"broken quote: this is the rest of the row in line {broken_at + 1}")
-        else:
-            scan = grammar.scan(lines, at, width)
-            end, problem = scan.end, None
-            if not scan.closed:
-                problem = (READ, f"broken quote: it opens here and is not closed correctly by line {scan.stopped + 1}")
-                tail_until, broken_at, in_ruins = max(tail_until, scan.stopped), at, True
-        raw = line if end == at + 1 else "\n".join(lines[at:end])
-        rows.append(_row(text, raw, at, end, grammar, columns, problem))
-        in_ruins = in_ruins and rows[-1].problem is not None  # a whole row shows that the broken one is over
-        at = end
-    return rows, blank
-
-
-def _row(
-    text: Text,
-    raw: str,
-    at: int,
-    end: int,
-    grammar: _Grammar,
-    columns: tuple[str, ...],
-    problem: tuple[str, str] | None,
-) -> RawRow:
-    problem = problem or damage(text, raw, at, end)
-    if problem:
-        return RawRow(at + 1, raw, problem=problem)
-    try:
-        fields = grammar.split(raw)
-    except csv.Error as error:
-        return RawRow(at + 1, raw, problem=(READ, f"not CSV: {error}"))
-    width = len(columns)
-    if len(fields) > width and not any(cell.strip() for cell in fields[width:]):
-        fields = fields[:width]  # spreadsheets pad rows with empty cells
-    if len(fields) > width:
-        return RawRow(at + 1, raw, problem=(READ, f"ragged: {len(fields)} fields where the header has {width}"))
-    if len(fields) < width:
-        return RawRow(at + 1, raw, problem=("truncated", f"ragged: {len(fields)} of {width} fields"))
-    return RawRow(at + 1, raw, dict(zip(columns, fields, strict=True)))
-
-
-def damage(text: Text, raw: str, at: int, end: int) -> tuple[str, str] | None:
-    """Why a row whose text is damaged cannot be used: unknown bytes or a zero byte."""
-    if "\x00" in raw:
-        return READ, "zero byte: the row holds byte 0x00"
-    if text.bad_lines and any(i in text.bad_lines for i in range(at, end)):
-        return READ, f"wrong encoding: bytes that are not {text.encoding}"
-    return None
+    def _row(self, raw: str, at: int, fields: list[str]) -> RawRow:
+        width = len(self._columns)
+        problem = self._text.problem(raw)
+        if problem is None and len(fields) == width:
+            return RawRow(at + 1, raw, dict(zip(self._columns, fields, strict=True)))
+        if problem is None and len(fields) > width:
+            if not any(cell.strip() for cell in fields[width:]):  # spreadsheets pad rows with empty cells
+                return RawRow(at + 1, raw, dict(zip(self._columns, fields[:width], strict=True)))
+            problem = READ, f"ragged: {len(fields)} fields where the header has {width}"
+        return RawRow(
+            at + 1,
+            self._text.shown(raw),
+            problem=problem or ("truncated", f"ragged: {len(fields)} of {width} fields"),
+        )

@@ -4,30 +4,35 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tuneloop.data.readers import ReadOptions, lines, table
-from tuneloop.data.readers.encoding import decode
+from tuneloop.data.readers import ReadOptions, array, lines, table
+from tuneloop.data.readers.encoding import open_text
+from tuneloop.data.readers.stream import TextStream
+from tuneloop.data.readers.unpack import FileBytes, inner_name
 from tuneloop.data.rows import RawFile
-from tuneloop.errors import DataError
+
+_JSON_LINES = (".jsonl", ".ndjson")
+_TABLES = (".csv", ".tsv", ".tab")
 
 
 def read(path: Path, name: str, options: ReadOptions) -> RawFile:
-    """Read one text file.
+    """Read one text file, packed or not, as a stream.
 
     Raises:
         DataError: It is empty, not text, or cannot be opened.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"cannot be read: {error.strerror}", where=str(path), hint="check its permissions") from None
-    text = decode(data, name, options.encoding)
-    suffix = path.suffix.lower()
-    first = next((line.lstrip()[:1] for line in text.lines if line.strip()), "")
-    if suffix in (".jsonl", ".ndjson", ".json") or (first in ("{", "[") and suffix not in (".csv", ".tsv", ".tab")):
-        array = first == "[" and suffix not in (".jsonl", ".ndjson")
-        if array or (suffix not in (".jsonl", ".ndjson") and not lines.looks_like_json_lines(text)):
-            return lines.read_json(text, name)
-        return lines.read_json_lines(text, name)
+    text = open_text(FileBytes(path), name, options.encoding)
+    suffix = inner_name(path).suffix.lower()
+    first = _first_character(text)
+    if suffix in (*_JSON_LINES, ".json") or (first in ("{", "[") and suffix not in _TABLES):
+        if suffix in _JSON_LINES or (first != "[" and lines.looks_like_json_lines(text)):
+            return lines.read_json_lines(text, name)
+        return array.read_json(text, name)
     if suffix in (".txt", ".md"):
-        return lines.read_plain(text, name)
+        how = options.documents.text
+        how = ("sections" if suffix == ".md" else "lines") if how == "auto" else how
+        return lines.read_plain(text, name) if how == "lines" else lines.read_pieces(text, name, how)
     return table.read_table(text, name, delimiter=options.delimiter)
+
+
+def _first_character(text: TextStream) -> str:
+    return next((stripped[0] for piece in text.pieces() if (stripped := piece.lstrip())), "")

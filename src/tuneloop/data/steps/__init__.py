@@ -30,8 +30,15 @@ BUILT_IN: Mapping[str, str] = {
     "empty": "tuneloop.data.steps.complete:Empty",
     "truncated": "tuneloop.data.steps.complete:Truncated",
     "redact": "tuneloop.data.steps.redact:Redact",
+    "chinese": "tuneloop.data.steps.chinese:Chinese",
+    "length": "tuneloop.data.steps.length:Length",
+    "repetition": "tuneloop.data.steps.repetition:Repetition",
+    "symbols": "tuneloop.data.steps.symbols:Symbols",
+    "language": "tuneloop.data.steps.language:Language",
+    "toxicity": "tuneloop.data.steps.toxicity:Toxicity",
     "exact_duplicates": "tuneloop.data.steps.exact:ExactDuplicates",
     "near_duplicates": "tuneloop.data.steps.near:NearDuplicates",
+    "merge_rare_classes": "tuneloop.data.steps.rare:MergeRareClasses",
 }
 
 
@@ -71,7 +78,8 @@ class WholeStep(Step, Protocol):
                 needed, when they are needed: there may be millions of rows.
 
         Returns:
-            Columns of ``tuneloop.data.frame.VERDICTS``, only the rows that something is decided about, sorted by ``at``.
+            Columns of ``tuneloop.data.frame.VERDICTS``, only the rows that something is decided about, sorted by ``at``;
+            a column ``label`` (null: as it was) gives rows a new class.
         """
         ...
 
@@ -84,6 +92,9 @@ class StepBase(Config):
     @property
     def notes(self) -> Sequence[str]:
         return ()
+
+    def prepare(self) -> None:
+        """Look for what the options name (a model, a key), so that a run fails before it begins."""
 
 
 class WholeBase(StepBase):
@@ -149,10 +160,10 @@ def check(name: str, options: Mapping[str, Any]) -> None:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
-        message = first["msg"].removeprefix("Value error, ")
-        raise ValueError(
-            f"step {name!r}, option {key!r}: {message}\nhint: its options are: {', '.join(kind.model_fields) or 'none'}"
-        ) from None
+        message, _, hint = first["msg"].removeprefix("Value error, ").partition("\nhint: ")
+        place = f", option {key!r}" if key else ""
+        known = f"its options are: {', '.join(kind.model_fields) or 'none'}"
+        raise ValueError(f"step {name!r}{place}: {message}\nhint: {hint or known}") from None
 
 
 def build(steps: Sequence[StepConfig]) -> Iterator[Step]:

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import polars as pl
 
-from tuneloop.data.frame import drop, spoken, turns
+from tuneloop.data.frame import REJECTED, drop, spoken, turns
 from tuneloop.data.steps import StepBase
 
 
@@ -32,11 +32,11 @@ class Truncated(StepBase):
     name: ClassVar[str] = "truncated"
 
     def apply(self, frame: pl.DataFrame) -> pl.DataFrame:
-        flat = turns(frame)
+        flat, said = turns(frame), pl.col("content").str.strip_chars() != ""
         last = flat.group_by("row").agg(
-            turns=pl.len(),
+            turns=(pl.col("role") != REJECTED).sum(),
             answer=pl.col("message")
-            .filter((pl.col("role") == "assistant") & (pl.col("content").str.strip_chars() != ""))
+            .filter((pl.col("role") == "assistant") & (said | pl.col("tool_calls").is_not_null()))
             .max(),
             assistant=(pl.col("role") == "assistant").any(),
         )

@@ -1,61 +1,126 @@
-"""Personal data -> type tags, with the spans kept in the ledger."""
+"""Personal data -> type tags or pseudonyms, with the spans kept in the ledger."""
 
 from __future__ import annotations
 
-from typing import ClassVar
+import os
+from typing import ClassVar, Literal
 
 import polars as pl
-from pydantic import field_validator
+from pydantic import field_validator, model_validator
 
+from tuneloop.config import ConfigPath
 from tuneloop.data import personal
 from tuneloop.data.frame import SCHEMA, SPAN, rewrite
+from tuneloop.data.personal import names
+from tuneloop.data.personal.masker import Replace, replacement
+from tuneloop.data.personal.segments import HINT
 from tuneloop.data.steps import StepBase
-
-_CANDIDATE = r"@|[0-9](?:[ ()./+\-]{0,2}[0-9A-Za-z]){6}"
+from tuneloop.errors import ConfigError
 
 
 class Redact(StepBase):
-    """Replaces e-mail addresses, phone numbers, card numbers, 身份证 numbers and IBANs by ``[EMAIL]``, ``[PHONE]`` ..."""
+    """Replaces e-mail addresses, phone numbers, card numbers, 身份证 and more by ``[EMAIL]``, ``[PHONE]`` ... or pseudonyms.
+
+    With ``mask: pseudonym`` a value becomes the same value of the same shape wherever it stands, and nobody's. The key that
+    decides which one is read from the environment, never from the project file.
+    """
 
     name: ClassVar[str] = "redact"
 
     types: tuple[str, ...] = personal.TYPES
-    """Which types: EMAIL, ID_CARD, IBAN, CARD, PHONE."""
+    """Which types: those of ``tuneloop.data.personal.TYPES``, and NAME, ADDRESS, ORGANIZATION (these need ``names_model``)."""
 
     regions: tuple[str, ...] = personal.REGIONS
     """Countries (ISO 3166 codes) whose national phone numbers are recognised without a country code."""
 
+    mask: Literal["tag", "pseudonym"] = "tag"
+    """What stands in place of a value: its type as a tag, or a pseudonym."""
+
+    key_variable: str = "TUNELOOP_PSEUDONYM_KEY"
+    """The environment variable that holds the key of the pseudonyms, at least 16 characters."""
+
+    private_ips: bool = True
+    """Also IP addresses of private networks, such as 192.168.0.7."""
+
+    names_model: ConfigPath | None = None
+    """Folder of a spaCy model that knows names, such as en_core_web_lg or zh_core_web_lg unpacked; nothing is downloaded."""
+
     @field_validator("types")
     @classmethod
     def _known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if unknown := set(value) - set(personal.TYPES):
-            raise ValueError(f"{sorted(unknown)} not known, choose from {', '.join(personal.TYPES)}")
+        known = (*personal.TYPES, *names.TYPES)
+        if unknown := set(value) - set(known):
+            raise ValueError(f"{sorted(unknown)} not known, choose from {', '.join(known)}")
         return value
+
+    @model_validator(mode="after")
+    def _a_model_for_names(self) -> Redact:
+        wanted = [kind for kind in self.types if kind in names.TYPES]
+        if wanted and self.names_model is None:
+            raise ValueError(f"{', '.join(wanted)}: names are found by a spaCy model; give its folder as names_model")
+        return self
+
+    def prepare(self) -> None:
+        """Fetch what the options need, so that a run fails before it begins.
+
+        Raises:
+            ConfigError: No key, a key too short, or no model in the folder.
+            MissingExtraError: presidio-analyzer is not installed.
+        """
+        self._replacement()
+        self._names()
 
     def apply(self, frame: pl.DataFrame) -> pl.DataFrame:
         seen: dict[str, list[personal.Span]] = {}
+        replace, names_ = self._replacement(), self._names()
+
+        def find(text: str) -> list[personal.Span]:
+            spans = personal.find(text, self.types, self.regions, self.private_ips)
+            return names.add(spans, names_.find(text, self.types)) if names_ else spans
 
         def change(texts: pl.Series) -> pl.Series:
-            suspects = texts.filter(texts.str.contains(_CANDIDATE)).unique()
-            spans = {text: found for text in suspects if (found := personal.find(text, self.types, self.regions))}
+            suspects = (texts if names_ else texts.filter(texts.str.contains(HINT))).unique()
+            spans = {text: found for text in suspects if (found := find(text))}
             seen.update(spans)
             if not spans:
                 return texts
-            return texts.replace(list(spans), [personal.mask(text, found) for text, found in spans.items()])
+            masked = [personal.mask(text, found, replace=replace) for text, found in spans.items()]
+            return texts.replace(list(spans), masked)
 
         before = frame["history"].list.len()
         changed = rewrite(frame, self.name, change)
         return _note_spans(changed, before, seen) if seen else changed
 
+    def _replacement(self) -> Replace:
+        if self.mask == "tag":
+            return replacement(None)
+        key = os.environ.get(self.key_variable, "")
+        if not key:
+            raise ConfigError(
+                f"mask: pseudonym needs a key in the environment variable {self.key_variable}",
+                where="data.steps redact",
+                hint=f"export {self.key_variable}=$(openssl rand -hex 32), and keep it: another key gives other pseudonyms",
+            )
+        return replacement(key.encode())
+
+    def _names(self) -> names.Names | None:
+        if not set(self.types) & set(names.TYPES):
+            return None
+        assert self.names_model is not None, "the validator asks for it"
+        return names.load(self.names_model)
+
 
 def _note_spans(frame: pl.DataFrame, before: pl.Series, seen: dict[str, list[personal.Span]]) -> pl.DataFrame:
     """Fill ``redactions`` from the changes that this application added to the history."""
+    touched = (frame["history"].list.len() > before).arg_true().to_list()
+    rows = frame[touched].select("history", "redactions").to_dicts() if touched else []
     spans = []
-    for history, old, known in zip(frame["history"], before, frame["redactions"], strict=True):
+    for old, row in zip(before[touched], rows, strict=True):
         fresh = [
             {"message": change["message"], "type": s.type, "start": s.start, "end": s.end}
-            for change in (history.to_list()[old:] if len(history) > old else [])
+            for change in row["history"][old:]
             for s in seen[change["before"]]
         ]
-        spans.append([*known.to_list(), *fresh])
-    return frame.with_columns(pl.Series("redactions", spans, dtype=pl.List(SPAN))).select(list(SCHEMA))
+        spans.append([*row["redactions"], *fresh])
+    noted = frame["redactions"].scatter(touched, pl.Series(spans, dtype=pl.List(SPAN)))
+    return frame.with_columns(noted).select(list(SCHEMA))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tuneloop.data.readers.encoding import decode, replace_surrogates, split_lines
+from tuneloop.data.readers.encoding import decode, replace_surrogates
 from tuneloop.errors import DataError
 
 CHINESE = "科室,标题,问题,回答\r\n心血管科,高血压,高血压患者能吃党参吗？,高血压病人可以口服党参的。\r\n" * 3
@@ -92,7 +92,7 @@ def test_named_encoding_is_obeyed_and_a_byte_that_does_not_fit_is_named_with_its
 
 
 def test_only_line_feeds_and_carriage_returns_end_a_line() -> None:
-    assert split_lines("a\u2028b\x0bc\r\nd\re\n") == ["a\u2028b\x0bc", "d", "e"]
+    assert decode("a\u2028b\x0bc\r\nd\re\n".encode(), "rows.txt").lines == ["a\u2028b\x0bc", "d", "e"]
 
 
 def test_half_a_character_becomes_the_replacement_character() -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 
-from tuneloop.data.readers.encoding import Text, split_lines
-from tuneloop.data.readers.lines import looks_like_json_lines, read_json, read_json_lines, read_plain
+from tuneloop.data.readers.array import read_json
+from tuneloop.data.readers.lines import looks_like_json_lines, read_json_lines, read_plain
+from tuneloop.data.readers.stream import Decoding, TextStream
+from tuneloop.data.readers.unpack import Memory
 
 
-def text(whole: str) -> Text:
-    return Text(split_lines(whole), "utf-8", frozenset())
+def text(whole: str) -> TextStream:
+    return TextStream(Memory(whole.encode()), "rows", Decoding("utf-8"))
 
 
 def test_broken_json_lines_become_rows_with_reasons() -> None:

@@ -9,14 +9,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tuneloop.data.readers.encoding import Text, split_lines
-from tuneloop.data.readers.table import read_table, sniff_delimiter
+from tuneloop.data.readers.dialect import sniff_delimiter
+from tuneloop.data.readers.stream import Decoding, TextStream
+from tuneloop.data.readers.table import read_table
+from tuneloop.data.readers.unpack import Memory
 from tuneloop.data.rows import RawFile
 from tuneloop.errors import DataError
 
 
 def read(text: str, name: str = "rows.csv", delimiter: str | None = None) -> RawFile:
-    return read_table(Text(split_lines(text), "utf-8", frozenset()), name, delimiter=delimiter)
+    return read_table(TextStream(Memory(text.encode()), name, Decoding("utf-8")), name, delimiter=delimiter)
 
 
 def test_rows_know_their_first_line_and_fields_may_hold_line_breaks() -> None:
@@ -111,8 +113,11 @@ def test_header_without_rows_is_refused() -> None:
 
 
 def test_lines_with_unknown_bytes_are_dropped_with_the_encoding() -> None:
-    file = read_table(Text(["text,label", "a\\xff,b", "c,d"], "utf-8", frozenset({1})), "rows.csv")
+    file = read_table(
+        TextStream(Memory(b"text,label\na\xff,b\nc,d\n"), "rows.csv", Decoding("utf-8", "surrogateescape")), "rows.csv"
+    )
     assert file.head[0].problem == ("read", "wrong encoding: bytes that are not utf-8")
+    assert file.head[0].raw == "a\\xff,b"
     assert file.head[1].problem is None
 
 

@@ -1,0 +1,67 @@
+"""Character n-grams of many texts at once, as hashes: what the small models of the quality steps read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+_CHUNK_CHARACTERS = 2_000_000
+_ODD = np.uint64(0x9E3779B97F4A7C15)
+_SPREAD = np.uint64(0xD1342543DE82EF95)
+
+
+def folded(texts: pl.Series) -> pl.Series:
+    """Texts as the models read them: compatibility forms unified, lower case, single spaces."""
+    return texts.str.normalize("NFKC").str.to_lowercase().str.replace_all(r"\s+", " ").str.strip_chars()
+
+
+def characters(texts: pl.Series) -> tuple[Array, Array]:
+    """Code points of all texts one after the other, uint32 [characters], and how many each text has, int64 [texts]."""
+    lengths = texts.str.len_chars().cast(pl.Int64).to_numpy()
+    return np.frombuffer("".join(texts.to_list()).encode("utf-32-le"), dtype=np.uint32), lengths
+
+
+def hashes(codes: Array, n: int) -> Array:
+    """A 64-bit hash of every window of ``n`` characters, uint64 [characters - n + 1]; n is part of the hash."""
+    windows = max(len(codes) - n + 1, 0)
+    mixed = np.full(windows, n, dtype=np.uint64)
+    for k in range(n):  # polynomial over code points, modulo 2^64
+        mixed = (mixed + codes[k : k + windows].astype(np.uint64)) * _ODD
+    mixed ^= mixed >> np.uint64(32)
+    return mixed * _SPREAD
+
+
+def buckets(texts: pl.Series, orders: Sequence[int], bits: int) -> tuple[Array, Array]:
+    """All n-grams of each text in one of ``2**bits`` buckets.
+
+    Returns:
+        Buckets, int32 [n-grams], grouped by text; and how many n-grams each text has, int64 [texts].
+    """
+    codes, lengths = characters(texts)
+    owner = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
+    found, owners = [], []
+    for n in orders:
+        inside = owner[: max(len(codes) - n + 1, 0)] == owner[n - 1 :]
+        found.append((hashes(codes, n)[inside] >> np.uint64(64 - bits)).astype(np.int32))
+        owners.append(owner[: len(inside)][inside])
+    text = np.concatenate(owners) if owners else np.zeros(0, dtype=np.int32)
+    order = np.argsort(text, kind="stable")
+    counts = np.bincount(text, minlength=len(lengths)).astype(np.int64)
+    return (np.concatenate(found)[order] if found else np.zeros(0, dtype=np.int32)), counts
+
+
+def chunks(texts: pl.Series, size: int = _CHUNK_CHARACTERS) -> Iterator[pl.Series]:
+    """Parts of about ``size`` characters, in order: the arrays above take some 50 bytes a character."""
+    if not len(texts):
+        return
+    part = (texts.str.len_chars().cast(pl.Int64).cum_sum() // size).to_numpy()
+    edges = [0, *(np.flatnonzero(np.diff(part)) + 1).tolist(), len(texts)]
+    for start, end in pairwise(edges):
+        yield texts[start:end]
