@@ -111,15 +111,14 @@ def read(bench: str) -> list[dict[str, Any]]:
     return [json.loads(row) for row in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
 
-def peer_python(name: str, packages: Sequence[str]) -> str:
-    """The Python of a peer's own virtual environment ``.venv-<name>``, made on first use."""
+def peer_python(name: str, packages: Sequence[str], first: Sequence[str] = ("torch==2.13.0",)) -> str:
+    """The Python of a peer's own virtual environment ``.venv-<name>``, made on first use; ``first`` is installed first."""
     folder = ROOT / f".venv-{name}"
     python = folder / "bin" / "python"
     stamp = folder / ".installed"
     if not stamp.exists() or stamp.read_text() != " ".join(packages):
         subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-        torch = ["torch==2.13.0"]
-        for group in (torch, packages):
+        for group in filter(None, (first, packages)):
             subprocess.run([str(python), "-m", "pip", "install", "--quiet", *group], check=True)
         stamp.write_text(" ".join(packages))
     return str(python)

@@ -24,6 +24,7 @@ from tuneloop.data.tokenizer import run as train_tokenizer
 if TYPE_CHECKING:
     from tuneloop.data.ledger import Change, Explanation
     from tuneloop.data.makers import Ask
+    from tuneloop.data.personal import Masker
     from tuneloop.rundir import RunDir
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "DataArtifact",
     "DataConfig",
     "Explanation",
+    "Masker",
     "SourceConfig",
     "StepConfig",
     "TokenizerConfig",
@@ -97,7 +99,11 @@ def explain(folder: Path, row_id: str) -> Explanation:
 
 
 def __getattr__(name: str) -> object:
-    """The nouns of ``explain`` live beside polars, so they are imported when asked for."""
+    """The nouns of ``explain`` live beside polars, the masker has tables to build: they are imported when asked for."""
+    if name == "Masker":
+        from tuneloop.data import personal
+
+        return personal.Masker
     if name in ("Change", "Explanation"):
         from tuneloop.data import ledger
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from itertools import groupby, islice
+from pathlib import Path
 
 import polars as pl
 
@@ -129,6 +131,14 @@ class Intake:
         self.marks.append(self._work.mark(PHASE, part, facts))
         self._rows, self._bytes, self._unsaved, self._since = [], 0, {}, time.monotonic()
         return part
+
+
+def read_whole(config: DataConfig) -> pl.DataFrame:
+    """All rows of small sources as one frame."""
+    with tempfile.TemporaryDirectory() as folder:
+        work = Work(Path(folder) / "tmp")
+        parts = list(Intake(config, work).parts())
+        return pl.concat([work.get(PHASE, part) for part in parts])
 
 
 def understand(rows: Sequence[_Read]) -> pl.DataFrame:

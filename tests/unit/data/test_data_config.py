@@ -58,7 +58,7 @@ def test_steps_are_names_or_names_with_options() -> None:
             "its options are",
         ),
         (
-            {"steps": [{"name": "redact", "options": {"types": ["SHOE_SIZE"]}}]},
+            {"steps": [{"name": "redact", "options": {"types": ["NAMES"]}}]},
             "not known",
             "its options are: types, regions",
         ),

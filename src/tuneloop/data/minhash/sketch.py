@@ -37,7 +37,6 @@ def noise(count: int, stream: int) -> Array:
 
 
 _FACTORS = (noise(HASHES, 1) >> np.uint64(32)).astype(np.uint32) | np.uint32(1)
-_MASKS = (noise(HASHES, 2) >> np.uint64(32)).astype(np.uint32)
 
 
 def digest(texts: pl.Series, shingling: Shingling) -> pl.DataFrame:
@@ -72,12 +71,15 @@ def signatures(texts: pl.Series, kind: int = CHARACTERS, size: int = 5) -> Array
 
 
 def _minima(values: Array, starts: Array) -> Array:
-    """Eight bits of the smallest value of each permutation ``(value xor mask) * odd factor``, uint8 [HASHES, N]."""
+    """Eight bits of the smallest value of each permutation, uint8 [HASHES, N].
+
+    A permutation is the multiplication by an odd number modulo 2^32. That is enough here, because the values are hashes
+    already: over random sets the agreement of sketches has the mean and the variance of independent permutations.
+    """
     least = np.empty((HASHES, len(starts)), dtype=np.uint32)
     permuted = np.empty_like(values)
     for k in range(HASHES):
-        np.bitwise_xor(values, _MASKS[k], out=permuted)
-        np.multiply(permuted, _FACTORS[k], out=permuted)
+        np.multiply(values, _FACTORS[k], out=permuted)
         np.minimum.reduceat(permuted, starts, out=least[k])
     return ((least * _BITS) >> np.uint32(24)).astype(np.uint8)  # a minimum's own high bits are nearly always zero
 
@@ -152,7 +154,7 @@ def _binomial(a: int, p: float) -> float:
 def band_columns(width: int, bands: int) -> tuple[tuple[int, ...], ...]:
     """Which hashes make each band: shuffles of all hashes cut into pieces, so that every hash serves equally often."""
     found: list[tuple[int, ...]] = []
-    for stream in range(3, bands + 3):
+    for stream in range(2, bands + 2):
         order = np.argsort(noise(HASHES, stream)).tolist()
         found += [tuple(order[k : k + width]) for k in range(0, HASHES - width + 1, width)]
     return tuple(found[:bands])

@@ -6,9 +6,12 @@ import re
 
 CONTEXT = 160
 """Characters before a number that rules may look at."""
+REACH = 80
+"""Characters before a number in which its label stands: a word, a gap."""
 
 # Neither a digit nor the end of a sentence or of a replaced span stands between a word and what it is about.
-_GAP = r"[^0-9\[\]\0,;.!?。\n]{0,24}[\s:#=(]{0,4}\Z"
+# (The number may stand in the next sentence: "I lost my card. The number is 4...")
+_GAP = r"(?:[^0-9\[\]\0,;.!?。\n]|(?<=no)\.){0,24}(?:\. (?:the |my |its )?(?:number|no\.?) (?:is|was) )?[\s:#=(]{0,4}\Z"
 
 
 def label(latin: str, chinese: str, gap: str = _GAP) -> re.Pattern[str]:
@@ -17,7 +20,7 @@ def label(latin: str, chinese: str, gap: str = _GAP) -> re.Pattern[str]:
 
 
 PHONE = label(
-    r"(?:tele)?phones?|mobile|cell(?:phone)?|fax|tel\.?|whatsapp|call(?:ed|ing)?|dial|ring|sms|desk|landline|hotline"
+    r"(?:tele)?phone|mobile|cell(?:phone)?|fax|tel\.?|whatsapp|call(?:ed|ing)?|dial|ring|sms|desk|landline|hotline"
     r"|(?:reach|text) (?:me|us|him|her|them)|(?:phone|tel|mobile|fax)\.? no\.",
     r"电话|手机|座机|传真|热线|固话|致电|拨打|来电|联系方式",
 )
@@ -41,12 +44,13 @@ OTHER_NUMBER = label(
     r"order|invoice|tracking|ticket|case|ref\.?|reference|serial|s/?n|sku|isbn|product|item|model|batch|lot|transaction|txn"
     r"|timestamp|ts|time|amount|price|total|qty|quantity|version|build|uuid|hash|commit",
     r"订单|单号|编号|流水号?|运单|票号|发票|批次|型号|货号|序列|合同|案号|工单|版本|时间戳|金额|价格|总价|合计|数量|条码|追踪",
-    r"(?: ?(?:号码?|编号|代码|no\.?|number|num|id|code|of|is|was|是|为|[#:\s=\-_./(])){0,4}\Z",
+    r"(?: ?(?:号码?|编号|代码|no\.?|number|num|id|code|of|is|was|是|为|[#:\s=\-_./(])){0,4}[A-Za-z]{0,4}\Z",
 )
 """A number of another kind: it needs more than a telephone's or a card's length to be taken for one."""
-AMOUNT = re.compile(r"[¥$€£]\s?\Z")
+AMOUNT = re.compile(r"[¥$€£]\s?\Z|[0-9)] ?[=*×÷/^+] ?[\-$]?\Z")
+"""A currency sign, or an operator of a calculation."""
 
 
-def says(pattern: re.Pattern[str], text: str, at: int) -> bool:
+def says(pattern: re.Pattern[str], text: str, at: int, reach: int = REACH) -> bool:
     """Whether the words before position ``at`` match."""
-    return pattern.search(text[max(0, at - CONTEXT) : at]) is not None
+    return pattern.search(text[max(0, at - reach) : at]) is not None

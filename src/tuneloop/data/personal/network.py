@@ -13,28 +13,24 @@ import re
 from tuneloop.data.personal import context
 from tuneloop.data.personal.piece import Found, Piece
 
-PSEUDONYM_DOMAIN = "pseudonym.example.com"
-PSEUDONYM_SECRET = "pseudonym-"  # noqa: S105 (the beginning of what stands for a secret)
-
 _EMAIL = re.compile(
     r"(?<![A-Za-z0-9À-ɏ._%+\-])(?!git@)[A-Za-z0-9À-ɏ](?:[A-Za-z0-9À-ɏ._%+'\-]{0,62}[A-Za-z0-9À-ɏ_%+\-])?@"
-    rf"(?!{re.escape(PSEUDONYM_DOMAIN)})"
     r"(?:[A-Za-z0-9](?:[A-Za-z0-9\-]{0,61}[A-Za-z0-9])?\.){1,8}[A-Za-z]{2,24}"
 )
 _IPV4 = re.compile(r"(?<![0-9A-Za-z])(?<![0-9][.\-])(?:[0-9]{1,3}\.){3}[0-9]{1,3}(?![0-9A-Za-z]|[.\-][0-9])")
 _IPV6 = re.compile(
-    r"(?<![0-9A-Za-z:.])[23Ff][0-9A-Fa-f]{3}:[0-9A-Fa-f:]{1,34}(?<![:])(?![0-9A-Za-z:])|(?<![0-9A-Za-z:.])[23Ff][0-9A-Fa-f]{3}:[0-9A-Fa-f:]{0,33}::(?![0-9A-Za-z:])"
+    r"(?<![0-9A-Za-z.])(?<![0-9]:)(?<!::)[23Ff][0-9A-Fa-f]{3}:[0-9A-Fa-f:]{1,34}(?<![:])(?![0-9A-Za-z:])|(?<![0-9A-Za-z.])(?<![0-9]:)(?<!::)[23Ff][0-9A-Fa-f]{3}:[0-9A-Fa-f:]{0,33}::(?![0-9A-Za-z:])"
 )
-_USER_INFORMATION = re.compile(r"://[^\s/:@\0]{0,64}:(?!pseudonym-)([^\s/@\0]{1,128})@")
+_USER_INFORMATION = re.compile(r"://[^\s/:@\0]{0,64}:([^\s/@\0]{1,128})@")
 _QUERY = re.compile(
     r"(?<![A-Za-z0-9])(?:[A-Za-z]{1,16}[_\-.]){0,3}(?:token|api_?key|app_?key|secret_?key|access_?key|key|secret|sign|sig|signature"
-    r"|password|passwd|pwd|auth|session_?id|sid|credential|ticket|security-token)=(?!pseudonym-)([^\s&#='()\0]{6,})",
+    r"|password|passwd|pwd|auth|session_?id|sid|credential|ticket|security-token)=([^\s&#='()\0]{6,})",
     re.IGNORECASE,
 )
 _IN_URL = re.compile(r"[?&#;][^\s?]{0,40}\Z")
 _SECRET = re.compile(
     r"(?<![A-Za-z0-9])(?:"
-    r"sk-(?=[A-Za-z_\-]{0,60}[0-9])[A-Za-z0-9_\-]{20,}"  # OpenAI, Anthropic, DeepSeek
+    r"sk-(?:(?=[A-Za-z_\-]{0,60}[0-9])[A-Za-z0-9_\-]{20,}|[A-Za-z0-9]{32,})"  # OpenAI, Anthropic, DeepSeek
     r"|[sr]k_(?:live|test)_[A-Za-z0-9]{16,}|whsec_[A-Za-z0-9+/=]{24,}"  # Stripe
     r"|gh[pousr]_[A-Za-z0-9]{36,}|github_pat_[A-Za-z0-9_]{22,}|glpat-[A-Za-z0-9_\-]{20,}"  # GitHub, GitLab
     r"|(?:AKIA|ASIA)[A-Z2-7]{16}(?![A-Za-z0-9])|AIza[A-Za-z0-9_\-]{35}"  # AWS, Google
@@ -75,13 +71,15 @@ def secrets(piece: Piece) -> Found:
 
 def private_key(piece: Piece) -> tuple[int, int] | None:
     """The first line of a private key, where the segment stands below its header."""
-    if not piece.says(_PEM_HEADER, piece.at):
+    if not piece.says(_PEM_HEADER, piece.at, context.CONTEXT):
         return None
     body = _PEM_BODY.match(piece.text, piece.at)
     return body.span() if body else None
 
 
 def ips(piece: Piece) -> Found:
+    if "." not in piece.text and ":" not in piece.text:
+        return
     for found in _IPV4.finditer(piece.text, piece.at):
         if _is_host(found[0], piece) and not _is_version(found[0], piece, found.start()):
             yield found.span()
@@ -94,6 +92,8 @@ def _is_host(address: str, piece: Piece) -> bool:
     try:
         ip = ipaddress.ip_address(address)
     except ValueError:
+        return False
+    if address.endswith(".0.0"):  # a network, not a machine in it
         return False
     if ip.is_unspecified or ip.is_loopback or ip.is_multicast or (ip.version == 4 and ip.is_reserved):
         return False

@@ -25,7 +25,7 @@ _ID_CARD = re.compile(
     r"(?<![0-9])[1-9][0-9]{5}[ \-]?(?:18|19|20)[0-9]{2}[01][0-9][0-3][0-9][ \-]?[0-9]{3}[0-9Xx](?![0-9A-Za-z])"
 )
 _OLD_ID_CARD = re.compile(r"(?<![0-9])(?<![0-9][.\-])[1-9][0-9]{7}[01][0-9][0-3][0-9]{4}(?![0-9A-Za-z]|[.\-][0-9])")
-_DIGIT_GROUPS = re.compile(r"(?<![0-9])(?<![0-9][.,])[0-9](?:[ \-]?[0-9]){11,29}(?![0-9])")
+_DIGIT_GROUPS = re.compile(r"(?<![0-9])(?<![0-9][.])[0-9](?:[ \-]?[0-9]){11,79}(?![0-9A-Za-z])")
 _GROUPING = re.compile("(?:[0-9]+|(?:4 ){2,4}[1-4]|4 6 [45]|6 1[0-3])")
 _IBAN = re.compile(
     r"(?<![A-Za-z0-9])[A-Z]{2}[0-9]{2}(?:[ \-]?[A-Z0-9]{4}){2,7}(?:[ \-]?[A-Z0-9]{1,3})?(?![A-Za-z0-9])", re.IGNORECASE
@@ -66,13 +66,16 @@ def ibans(piece: Piece) -> Found:
 
 
 def credit_codes(piece: Piece) -> Found:
-    yield from (m.span() for m in _CREDIT_CODE.finditer(piece.text, piece.at) if credit_code(m[0]))
+    for found in _CREDIT_CODE.finditer(piece.text, piece.at):
+        other = found[0].isdigit() and piece.says(context.OTHER_NUMBER, found.start())
+        if credit_code(found[0]) and not other:
+            yield found.span()
 
 
 def cards(piece: Piece) -> Found:
     for found in _DIGIT_GROUPS.finditer(piece.text, piece.at):
         groups = [m.span() for m in re.finditer("[0-9]+", found[0])]
-        windows = [(a, b) for a in range(len(groups)) for b in range(len(groups), a, -1)]
+        windows = [(a, b) for a in range(len(groups)) for b in range(min(len(groups), a + 5), a, -1)]
         for a, b in sorted(windows, key=lambda w: w[0] - w[1]):  # the longest run of whole groups first
             start, end = groups[a][0], groups[b - 1][1]
             lengths = " ".join(str(j - i) for i, j in groups[a:b])

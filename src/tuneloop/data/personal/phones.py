@@ -14,35 +14,33 @@ from functools import lru_cache
 from tuneloop.data.personal import context
 from tuneloop.data.personal.piece import Found, Piece
 
-PSEUDONYM = re.compile(r"\+999 ?[0-9]|154[0-9]{8}(?![0-9])")
-"""Numbers that nobody can have: country code 999 and the Chinese mobile prefix 154 are not assigned."""
-
 _EXTENSION = r"(?: ?(?:x|ext\.?|extension|#) ?[0-9]{1,6})?"
-_START = r"(?<![0-9])(?<![0-9][.,])"
+_START = r"(?<![0-9])(?<![0-9][.])"
 _END = r"(?![0-9]|\.[0-9])"
 
 _CN_MOBILE = re.compile(
     rf"{_START}(?:\(?(?:\+|00)?86\)?[ \-]?)?1(?:3[0-9]|4[5-9]|5[0-35-9]|6[2567]|7[0-8]|8[0-9]|9[0-35-9])"
     rf"(?:[ \-]?[0-9]{{4}}[ \-]?[0-9]{{4}}|[0-9][ \-][0-9]{{3}}[ \-][0-9]{{4}}|[ \-][0-9]{{3}}[ \-][0-9]{{5}}){_END}"
 )
-_INTERNATIONAL = re.compile(rf"(?<![0-9A-Za-z+])\+(?!999)[1-9](?:[ ().\-]{{0,2}}[0-9]){{6,14}}(?![0-9]){_EXTENSION}")
+_INTERNATIONAL = re.compile(rf"(?<![0-9A-Za-z+])\+[1-9](?:[ ().\-]{{0,2}}[0-9]){{6,14}}(?![0-9]){_EXTENSION}")
 _CN_LANDLINE = re.compile(
-    r"(?<![0-9A-Za-z])(?<![0-9][.\-,])(?:\(0(?:10|2[0-57-9]|[3-9][0-9]{2})\) ?|0(?:10|2[0-57-9]|[3-9][0-9]{2}) ?- ?)"
+    r"(?<![0-9A-Za-z])(?<![0-9][.\-])(?:\(0(?:10|2[0-57-9]|[3-9][0-9]{2})\) ?|0(?:10|2[0-57-9]|[3-9][0-9]{2}) ?- ?)"
     rf"[2-9][0-9]{{2,3}}[ \-]?[0-9]{{4}}(?:-[0-9]{{1,5}})?(?!-?[0-9]){_EXTENSION}"
 )
 _NATIONAL = re.compile(
-    r"(?<![0-9A-Za-z+])(?<![0-9][.\-,])(?:"
+    r"(?<![0-9A-Za-z+])(?<![0-9][.\-])(?:"
     r"(?:0044[ \-]?(?:\(0\)[ \-]?)?|0)7[0-9]{3}[ \-]?[0-9]{3}[ \-]?[0-9]{3}"  # GB mobile
     r"|\(?0(?:20\)?[ \-]?[0-9]{4}[ \-]?[0-9]{4}|1[0-9]{3}\)?[ \-]?[0-9]{3}[ \-]?[0-9]{3}|1[0-9]{2}\)?[ \-][0-9]{3}[ \-][0-9]{4})"
     r"|(?:(?:00)?1[ .\-]?)?(?:\([2-9][0-9]{2}\) ?|[2-9][0-9]{2}[.\-])[2-9][0-9]{2}[ .\-][0-9]{4}"  # North America
     rf"){_END}(?!-[0-9]){_EXTENSION}"
 )
 _TRUNK = re.compile(
-    r"(?<![0-9A-Za-z+/])(?<![0-9][.\-,])(?:\(0[1-9][0-9]{0,3}\) ?[0-9]{2,4}(?:[ \-]?[0-9]{2,4}){1,3}"
+    r"(?<![0-9A-Za-z+/])(?<![0-9][.\-])(?:\(0[1-9][0-9]{0,3}\) ?[0-9]{2,4}(?:[ \-]?[0-9]{2,4}){1,3}"
     r"|0[1-9][0-9]{0,3}([ .\-])[0-9]{2,4}(?:\1[0-9]{2,4}){1,4}|0[1-9][0-9]{1,3}[ \-/][0-9]{6,8})(?![0-9]|[.\-/][0-9])"
 )
 """E.123: a national number begins with the trunk prefix 0 and is written in groups; 9 to 11 digits."""
-_CANDIDATE = re.compile(r"(?<![0-9])(?<![0-9][.,])(?:\(?[0-9])(?:[ ().\-/]{0,2}[0-9]){6,19}(?![0-9])")
+_CANDIDATE = re.compile(r"(?<![0-9])(?<![0-9][.])(?:\(?[0-9])(?:[ ().\-]{0,2}[0-9]){6,19}(?![0-9])")
+_DECIMAL = re.compile(r"[0-9]+\.[0-9]+")
 _DATE = re.compile(
     r"(?<![0-9])(?:(?:19|20)[0-9]{2}([\-/.])[0-9]{1,2}\1[0-9]{1,2}(?![0-9])|[0-9]{1,2}([\-/.])[0-9]{1,2}\2(?:19|20)[0-9]{2}(?![0-9])"
     r"|(?<!-)(?:19|20)[0-9]{2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12][0-9]|3[01])(?:[ T_\-]?[0-9]{2}:?[0-9]{2}(?::?[0-9]{2})?)?(?![0-9])"
@@ -52,10 +50,12 @@ _DATE = re.compile(
 
 def phones(piece: Piece) -> Found:
     """In order of certainty."""
-    yield from _international(piece)
     if "CN" in piece.rules.regions:
         yield from _plain(piece, _CN_MOBILE)
         yield from _plain(piece, _CN_LANDLINE)
+    yield from _international(piece)
+    if not piece.numeric:
+        return
     for found in _DATE.finditer(piece.text, piece.at):
         piece.take(*found.span())
     yield from _plain(piece, _NATIONAL)
@@ -92,10 +92,8 @@ def _candidates(piece: Piece) -> Found:
     """Digits in any grouping: a valid number of one of the regions, or the words before them speak of a telephone."""
     for found in _CANDIDATE.finditer(piece.text, piece.at):
         at = found.start()
-        if PSEUDONYM.match(piece.text, at) or PSEUDONYM.match(piece.text, at - 5 if at >= 5 else 0):
-            continue
         named = piece.says(context.PHONE, at)
-        if not named and _is_another(piece, at):
+        if _DECIMAL.fullmatch(found[0]) or (not named and _is_another(piece, at)):
             continue
         for end in _group_ends(found[0]):
             number = found[0][:end]
@@ -123,10 +121,9 @@ def _digits(text: str) -> int:
 
 
 def _national(number: str, region: str) -> bool:
-    """Valid in a region, and written as its people write it: with its trunk prefix, or in groups where it has none."""
+    """Valid in a region, and written as its people write it: with its trunk prefix, and in groups unless that is 0."""
     trunk = _trunk_prefix(region)
-    digits = re.sub("[^0-9]", "", number)
-    if not (digits.startswith(trunk) if trunk else not number.isdigit()):
+    if (number.isdigit() and trunk != "0") or not re.sub("[^0-9]", "", number).startswith(trunk):
         return False
     return _valid(number, region)
 

@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 from tuneloop.data.personal import context
 
+_SEVEN_DIGITS = re.compile("(?:[0-9][^0-9]*+){7}")
+
 
 class Rules(NamedTuple):
     """What to look for.
@@ -30,18 +32,27 @@ class Piece:
         rules: What to look for.
     """
 
-    __slots__ = ("at", "rules", "text")
+    __slots__ = ("_numeric", "at", "rules", "text")
 
     def __init__(self, text: str, at: int, rules: Rules) -> None:
         self.text, self.at, self.rules = text, at, rules
+        self._numeric: bool | None = None
+
+    @property
+    def numeric(self) -> bool:
+        """Whether seven digits are left, the fewest of any number."""
+        if self._numeric is None:
+            self._numeric = _SEVEN_DIGITS.search(self.text, self.at) is not None
+        return self._numeric
 
     def take(self, start: int, end: int) -> None:
         """Blank out characters [start, end)."""
+        self._numeric = None
         self.text = self.text[:start] + "\0" * (end - start) + self.text[end:]
 
-    def says(self, pattern: re.Pattern[str], at: int) -> bool:
+    def says(self, pattern: re.Pattern[str], at: int, reach: int = context.REACH) -> bool:
         """Whether the words before a position match."""
-        return context.says(pattern, self.text, at)
+        return context.says(pattern, self.text, at, reach)
 
 
 Found = Iterator[tuple[int, int]]

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from tuneloop.data.personal import network, numbers, phones, segments
+from tuneloop.data.personal import hints, network, numbers, phones, pseudonyms, segments
 from tuneloop.data.personal.context import CONTEXT
 from tuneloop.data.personal.piece import Detector, Piece, Rules
 
@@ -32,6 +32,8 @@ DETECTORS: dict[str, Detector] = {
     "PHONE": phones.phones,
 }
 """In order of certainty: where two would overlap, the earlier one holds."""
+NUMBERS = ("ID_CARD", "IBAN", "CREDIT_CODE", "CARD", "PASSPORT", "US_SSN", "PHONE")
+"""What has seven digits at least."""
 TYPES = tuple(DETECTORS)
 REGIONS = ("GB", "US", "CN")
 """Where numbers without a country code may come from."""
@@ -39,7 +41,6 @@ REGIONS = ("GB", "US", "CN")
 SHORTEST = 6
 """Characters of the shortest personal datum, ``a@b.cn``."""
 
-_HINT = re.compile(segments.HINT)
 _BLANK = re.compile(r"[\s\\]{1,8}")
 
 
@@ -65,7 +66,7 @@ def find(
         regions: ISO 3166 codes of countries whose national telephone numbers are known without a country code.
         private_ips: Also addresses of private networks.
     """
-    if not _HINT.search(text):
+    if not hints.any_in(text):
         return []
     spans: list[Span] = []
     for span in Scanner(Rules(tuple(regions), private_ips)).feed(text, final=True):
@@ -110,30 +111,31 @@ class Scanner:
 
     def _scan(self, final: bool) -> Iterator[Span]:
         """Spans by position in the buffer; moves ``_at``."""
-        again = True
-        while again:
-            yield from self._swallow(final)
-            if self._tail:
-                return
-            again = False
-            for found in segments.SEGMENT.finditer(self._text, self._at):
+        places = [*hints.places(self._raw, self._at), (len(self._text), len(self._text) + 1)]
+        for start, end in places:
+            if start > self._at and not self._tail:
+                self._at = segments.border_before(self._text, self._at, start)
+            while self._at < end:
+                yield from self._swallow(final)
+                if self._tail:
+                    return
+                found = segments.SEGMENT.search(self._text, self._at)
+                if not found:
+                    self._at = len(self._text)
+                    return
                 if found.end() - found.start() > WINDOW:
                     yield from self._judge_window(found.start())
-                    again = True
-                    break
-                if not final and len(self._text) - found.end() < 3 and not segments.ended(found):
+                elif final or len(self._text) - found.end() >= 3 or segments.ended(found):
+                    self._at = found.end()
+                    if self._at > start:
+                        yield from self._judge(*found.span())
+                else:
                     self._at = found.start()
                     return
-                yield from self._judge(found)
-                if self._tail:
-                    again = True
-                    break
-        self._at = len(self._text)
 
-    def _judge(self, found: re.Match[str]) -> Iterator[Span]:
-        start, self._at = found.span()
-        if self._suspect(start, found.end()):
-            yield from self._spans(start, found.end())
+    def _judge(self, start: int, end: int) -> Iterator[Span]:
+        if self._suspect(start, end):
+            yield from self._spans(start, end)
 
     def _judge_window(self, start: int) -> Iterator[Span]:
         end = start + WINDOW
@@ -149,8 +151,7 @@ class Scanner:
     def _suspect(self, start: int, end: int) -> bool:
         if end - start < SHORTEST:
             return False
-        key = self._raw.find("PRIVATE KEY", max(0, start - CONTEXT), start) >= 0
-        return key or _HINT.search(self._raw, start, end) is not None
+        return hints.below_key(self._raw, start) or hints.any_in(self._raw, start, end)
 
     def _spans(self, start: int, end: int) -> list[Span]:
         """What is in the segment [start, end) of the buffer; a private key goes on in the segments after it."""
@@ -159,10 +160,14 @@ class Scanner:
         if key := network.private_key(piece):
             self._tail, self._at = network.PEM_TAIL, cut + key[1]
             return [Span("SECRET", cut + key[0], cut + key[1])]
+        for found in pseudonyms.FORM.finditer(piece.text, piece.at):
+            piece.take(*found.span())
         spans, known = list[Span](), -1
         while len(spans) > known:  # what stood against something that is taken now may be seen only after it
             known = len(spans)
             for kind, detector in DETECTORS.items():
+                if kind in NUMBERS and not piece.numeric:
+                    continue
                 for first, last in detector(piece):
                     piece.take(first, last)
                     spans.append(Span(kind, cut + first, cut + last))
@@ -179,3 +184,5 @@ class Scanner:
         undecided = _BLANK.fullmatch(self._text, self._at) if self._tail is network.PEM_TAIL else None
         if final or (self._at < len(self._text) and not undecided):
             self._tail = None
+            # What follows must not look back at the secret, as it does not look back at a tag.
+            self._text = self._text[: self._at - 1] + "\0" + self._text[self._at :]

@@ -26,6 +26,7 @@ SHOWN = (
     "NumberOfFrames", "Rows", "Columns",
 )  # fmt: skip
 """Keywords of the attributes that stand in the text, in this order."""
+_NO_TEXT = "no text: the header names none of the attributes that are kept"
 
 
 def read(path: Path, name: str, options: ReadOptions) -> RawFile:
@@ -38,42 +39,67 @@ def read(path: Path, name: str, options: ReadOptions) -> RawFile:
         MissingExtraError: The dicom extra is not installed.
     """
     facts: dict[str, Any] = {"encoding": "DICOM", "frames": 0, "withheld": 0, "burned_in_unknown": 0, "remarks": 0}
-    need("PIL", "dicom")
+    for module in ("pydicom", "PIL"):
+        need(module, "dicom")
     return RawFile.start(name, _rows(path, options.media_folder, facts), None, facts)
 
 
 def _rows(path: Path, media: Path | None, facts: dict[str, Any]) -> Iterator[RawRow]:
-    pydicom = need("pydicom", "dicom")
-    number = 0
     try:
-        # pydicom's remarks may quote values, so they are counted, not shown.
-        with warnings.catch_warnings(record=True) as said:
-            warnings.simplefilter("always")
-            header = pydicom.dcmread(path)
-            text = header_text(header)
-            facts["remarks"] = len(said)
-        withheld = _withheld(header)
-        if "PixelData" not in header or media is None or withheld:
-            yield _plain_row(header, text, withheld, facts)
+        header, text = _header(path, facts)
+    except Exception as error:  # damaged bytes make pydicom raise nearly anything, and its words may quote values
+        yield _damaged(1, f"damaged: not a DICOM file that can be read ({type(error).__name__})")
+        return
+    withheld = _withheld(header)
+    if "PixelData" not in header or media is None or withheld:
+        yield _plain_row(header, text, withheld, facts)
+        return
+    if not text:
+        yield _damaged(1, _NO_TEXT)
+        return
+    facts["burned_in_unknown"] += "BurnedInAnnotation" not in header
+    pictures = _pictures(header, facts)
+    while True:
+        try:
+            picture = next(pictures, None)
+        except Exception as error:
+            yield _damaged(facts["frames"] + 1, f"damaged: the pixels cannot be decoded ({_first(error)})")
             return
-        facts["burned_in_unknown"] += "BurnedInAnnotation" not in header
+        if picture is None:
+            return
+        facts["frames"] += 1
+        fields = {"text": text, "frame": facts["frames"], "image": save_png(picture, media)}
+        yield RawRow(facts["frames"], text, fields, place=f"frame {facts['frames']}")
+
+
+def _header(path: Path, facts: dict[str, Any]) -> tuple[Any, str]:
+    """The data set and its text. What pydicom remarks may quote values, so it is counted and not shown."""
+    pydicom = need("pydicom", "dicom")
+    pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        header = pydicom.dcmread(path)
+        text = header_text(header)
+    facts["remarks"] += len(said)
+    return header, text
+
+
+def _pictures(header: Any, facts: dict[str, Any]) -> Iterator[Any]:
+    """The frames as a viewer shows them."""
+    frames = need("pydicom.pixels", "dicom").iter_pixels(header)
+    while True:
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
-            for number, pixels in enumerate(pydicom.pixels.iter_pixels(header), 1):
-                image = save_png(grey_or_colour(pixels, header), media)
-                facts["frames"] = number
-                fields = {"text": text, "frame": number, "image": image}
-                yield RawRow(number, text, fields, place=f"frame {number}")
-            facts["remarks"] += len(said)
-    except pydicom.errors.InvalidDicomError:
-        yield _damaged(1, "damaged: not a DICOM file (the preamble or the mark DICM is missing)")
-    except (ValueError, AttributeError, NotImplementedError, RuntimeError, KeyError, TypeError, OSError) as error:
-        # What pydicom's decoders raise for truncated, inconsistent or unsupported pixel data.
-        yield _damaged(number + 1, f"damaged: the pixels cannot be decoded ({type(error).__name__}: {_first(error)})")
+            pixels = next(frames, None)
+            picture = None if pixels is None else grey_or_colour(pixels, header)
+        facts["remarks"] += len(said)
+        if picture is None:
+            return
+        yield picture
 
 
 def _first(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 def _damaged(number: int, reason: str) -> RawRow:
@@ -83,7 +109,7 @@ def _damaged(number: int, reason: str) -> RawRow:
 def _plain_row(header: Any, text: str, withheld: str, facts: dict[str, Any]) -> RawRow:
     """A row without an image."""
     if not text:
-        return _damaged(1, "no text: the header names none of the attributes that are kept")
+        return _damaged(1, _NO_TEXT)
     fields: dict[str, Any] = {"text": text, "frame": 1}
     if withheld:
         facts["withheld"] += 1

@@ -7,12 +7,11 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 from tuneloop.data.readers import ReadOptions
 from tuneloop.data.readers.cut import cut
 from tuneloop.data.rows import READ, RawFile, RawRow
-from tuneloop.errors import need
+from tuneloop.errors import MissingExtraError, need
 
 _W = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
 _FALLBACK = "{http://schemas.openxmlformats.org/markup-compatibility/2006}Fallback"
@@ -36,19 +35,13 @@ def read(path: Path, name: str, options: ReadOptions) -> RawFile:
 
 
 def _rows(path: Path, options: ReadOptions, facts: dict[str, Any]) -> Iterator[RawRow]:
-    docx = need("docx", "documents")
-    broken = (
-        BadZipFile,
-        docx.opc.exceptions.PackageNotFoundError,
-        KeyError,
-        ValueError,
-        need("lxml.etree", "documents").XMLSyntaxError,
-    )
     try:
-        document = docx.Document(str(path))
+        document = need("docx", "documents").Document(str(path))
         lines = list(_Body(document, facts).lines())
         title = " ".join((document.core_properties.title or "").split())
-    except broken as error:
+    except MissingExtraError:
+        raise
+    except Exception as error:  # damaged XML makes python-docx raise nearly anything
         yield RawRow(1, "", problem=(READ, _why_closed(path, error)))
         return
     number = 0

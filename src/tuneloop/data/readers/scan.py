@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -41,34 +42,52 @@ def read(path: Path, name: str, options: ReadOptions) -> RawFile:
     Raises:
         MissingExtraError: The ocr extra is not installed.
     """
-    facts: dict[str, Any] = {"encoding": "image", "pages": 0, "unsure_lines": 0}
+    facts: dict[str, Any] = {"encoding": "image", "pages": 0, "unsure_lines": 0, "remarks": 0}
     engine()
     return RawFile.start(name, _pages(path, options, facts), None, facts)
 
 
 def _pages(path: Path, options: ReadOptions, facts: dict[str, Any]) -> Iterator[RawRow]:
-    pil, numpy = need("PIL.Image", "ocr"), need("numpy", "ocr")
-    upright = need("PIL.ImageOps", "ocr").exif_transpose
-    number = 0
-    try:
-        with pil.open(path) as image:
-            for number in range(1, getattr(image, "n_frames", 1) + 1):
-                image.seek(number - 1)
-                pixels = numpy.asarray(upright(_opaque(pil, image)).convert("RGB"))[:, :, ::-1]
-                facts["pages"] = number
-                yield _row(number, recognise(pixels, options.documents.ocr_min_confidence), facts)
-    except (OSError, SyntaxError, ValueError, EOFError, pil.DecompressionBombError) as error:
-        # Pillow raises SyntaxError for damaged headers.
-        number = min(number, facts["pages"] + 1) or 1
-        yield RawRow(number, "", problem=(READ, f"damaged: the image cannot be decoded ({error})"), place=f"p{number}")
+    pictures = _pictures(path, facts)
+    while True:
+        number = facts["pages"] + 1
+        try:
+            pixels_HWC = next(pictures, None)
+        except Exception as error:  # damaged bytes make Pillow raise nearly anything
+            why = " ".join(str(error).split())[:200]
+            reason = f"damaged: the image cannot be decoded ({type(error).__name__}: {why})"
+            yield RawRow(number, "", problem=(READ, reason), place=f"p{number}")
+            return
+        if pixels_HWC is None:
+            return
+        facts["pages"] = number
+        yield _row(number, recognise(pixels_HWC, options.documents.ocr_min_confidence), facts)
 
 
-def _opaque(pil: Any, image: Any) -> Any:
-    """Transparent parts become white paper, not black."""
-    if image.mode not in ("RGBA", "LA", "PA") and "transparency" not in image.info:
-        return image
-    layer = image.convert("RGBA")
-    return pil.alpha_composite(pil.new("RGBA", layer.size, "white"), layer)
+def _pictures(path: Path, facts: dict[str, Any]) -> Iterator[Any]:
+    """The pages of an image file as :func:`recognise` takes them, turned upright as their EXIF says."""
+    pil = need("PIL.Image", "ocr")
+    upright, asarray = need("PIL.ImageOps", "ocr").exif_transpose, need("numpy", "ocr").asarray
+    with pil.open(path) as image:
+        for index in range(getattr(image, "n_frames", 1)):
+            with warnings.catch_warnings(record=True) as said:
+                warnings.simplefilter("always")
+                image.seek(index)
+                pixels_HWC = asarray(_eight_bit(pil, upright(image)).convert("RGB"))[:, :, ::-1]
+            facts["remarks"] += len(said)
+            yield pixels_HWC
+
+
+def _eight_bit(pil: Any, image: Any) -> Any:
+    """What Pillow's own conversion gets wrong: sixteen bits become white, transparent paper becomes black."""
+    if image.mode.startswith("I") or image.mode == "F":
+        numpy = need("numpy", "ocr")
+        values = numpy.asarray(image).astype("float64")
+        return pil.fromarray((255 * values / max(values.max(), 1)).clip(0, 255).astype("uint8"))
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        return pil.alpha_composite(pil.new("RGBA", layer.size, "white"), layer)
+    return image
 
 
 def _row(number: int, seen: Recognised, facts: dict[str, Any]) -> RawRow:

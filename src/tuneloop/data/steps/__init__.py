@@ -39,6 +39,7 @@ BUILT_IN: Mapping[str, str] = {
     "exact_duplicates": "tuneloop.data.steps.exact:ExactDuplicates",
     "near_duplicates": "tuneloop.data.steps.near:NearDuplicates",
     "merge_rare_classes": "tuneloop.data.steps.rare:MergeRareClasses",
+    "semantic_duplicates": "tuneloop.data.steps.semantic:SemanticDuplicates",
 }
 
 

@@ -10,7 +10,7 @@ import polars as pl
 from numpy.typing import NDArray
 from pydantic import Field, PrivateAttr, model_validator
 
-from tuneloop.data.frame import VERDICTS, is_classification
+from tuneloop.data.frame import VERDICTS
 from tuneloop.data.groups import components
 from tuneloop.data.minhash import (
     LOWEST_THRESHOLD,
@@ -24,7 +24,8 @@ from tuneloop.data.minhash import (
 )
 from tuneloop.data.minhash.shingles import Unit
 from tuneloop.data.steps import WholeBase
-from tuneloop.data.steps.exact import FREE, compared_text, rank
+from tuneloop.data.steps.exact import compared_text
+from tuneloop.data.steps.judging import Judge, facts, judging_order, places
 
 Array = NDArray[Any]
 _TEXT_BYTES = 300_000_000
@@ -70,16 +71,12 @@ class NearDuplicates(WholeBase):
         return Shingling(self.shingle, self.shingle_size)
 
     def digest(self, frame: pl.DataFrame) -> pl.DataFrame:
-        return frame.select("id", "label", "pinned", kind=is_classification(frame), rank=rank(frame)).hstack(
-            digest(compared_text(frame), self._shingling)
-        )
+        return facts(frame).hstack(digest(compared_text(frame), self._shingling))
 
     def decide(self, digests: pl.LazyFrame) -> pl.DataFrame:
         self._notes.clear()
-        order = np.argsort(digests.select("rank").collect()["rank"].to_numpy(), kind="stable")
-        place = np.empty_like(order)
-        place[order] = np.arange(len(order))
-        pairs = candidates(Sketches.read(digests, place), self.threshold)
+        order = judging_order(digests)
+        pairs = candidates(Sketches.read(digests, places(order)), self.threshold)
         self._warn(pairs)
         found = [self._judge(*lot) for lot in _lots(digests, order, pairs)]
         return pl.concat([pl.DataFrame(schema=dict(VERDICTS)), *found]).sort("at")
@@ -98,25 +95,12 @@ class NearDuplicates(WholeBase):
 
     def _judge(self, rows: pl.DataFrame, pairs: Candidates) -> pl.DataFrame:
         """Verdicts about rows in judging order; pairs are positions in them."""
-        ranks, kinds = rows["rank"].to_numpy(), rows["kind"].to_numpy()
-        labels = rows["label"].rank("dense").fill_null(0).to_numpy()
-        comparison = compare(rows["text"], self._shingling)
-        i, j = pairs.i, pairs.j
-        comparable = (kinds[i] == kinds[j]) & ((ranks[j] == FREE) | (ranks[i] != ranks[j]))
-        differing = kinds[i] & (labels[i] != labels[j]) & (ranks[i] == FREE)
-        kept = KeepFirst(pairs.take(comparable & ~differing), rows.height, self.threshold, comparison)
-        rivals = pairs.take(comparable & differing & ~kept.dropped[i] & ~kept.dropped[j])
-        alike = rivals.take(comparison(rivals.i, rivals.j, rivals.kind) >= self.threshold)
-        group = components(alike.i, alike.j, rows.height)
-        grouped = np.zeros(rows.height, dtype=bool)
-        grouped[alike.i] = grouped[alike.j] = True
-        verdicts = rows.select(
-            "at",
-            reason=_reasons(rows, kept),
-            partner=pl.when(pl.Series(kept.dropped)).then(rows["id"].gather(np.maximum(kept.partner, 0))),
-            group=pl.when(pl.Series(grouped)).then(rows["id"].gather(group)),
-        )
-        return verdicts.filter(pl.col("reason").is_not_null() | pl.col("group").is_not_null())
+        judge, comparison = Judge(rows), compare(rows["text"], self._shingling)
+        dropping, rivals = judge.relations(pairs.i, pairs.j)
+        found = KeepFirst(pairs.take(dropping), rows.height, self.threshold, comparison)
+        both = pairs.take(rivals & ~found.dropped[pairs.i] & ~found.dropped[pairs.j])
+        both = both.take(comparison(both.i, both.j, both.kind) >= self.threshold)
+        return judge.verdicts("near-duplicate", found.partner, found.similarity, both.i, both.j)
 
 
 def _lots(digests: pl.LazyFrame, order: Array, pairs: Candidates) -> Iterator[tuple[pl.DataFrame, Candidates]]:
@@ -141,22 +125,3 @@ def _lots(digests: pl.LazyFrame, order: Array, pairs: Candidates) -> Iterator[tu
         frame = digests.drop("sketch").join(wanted.lazy(), on="at", how="inner").collect().sort("position")
         which = lot[i] == k
         yield frame, Candidates(position[i[which]], position[j[which]], pairs.kind[which], 0, False)
-
-
-def _reasons(rows: pl.DataFrame, kept: KeepFirst) -> pl.Series:
-    """Why each row goes, or null."""
-    partner = np.maximum(kept.partner, 0)
-    hundredths = pl.Series(np.round(kept.similarity * 100).astype(np.int64))
-    columns = pl.DataFrame(
-        {
-            "whole": hundredths // 100,
-            "rest": (hundredths % 100).cast(pl.String).str.zfill(2),
-            "id": rows["id"].gather(partner),
-            "rank": rows["rank"].gather(partner),
-            "pinned": rows["pinned"].gather(partner),
-        }
-    )
-    how = pl.format("{}.{} similar to {}", "whole", "rest", "id")
-    leak = pl.format("leak: {} of the {} source", how, "pinned")
-    reason = pl.when(pl.col("rank") < FREE).then(leak).otherwise(pl.format("near-duplicate: {}", how))
-    return columns.select(pl.when(pl.Series(kept.dropped)).then(reason)).to_series()

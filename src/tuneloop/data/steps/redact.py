@@ -11,9 +11,8 @@ from pydantic import field_validator, model_validator
 from tuneloop.config import ConfigPath
 from tuneloop.data import personal
 from tuneloop.data.frame import SCHEMA, SPAN, rewrite
-from tuneloop.data.personal import names
+from tuneloop.data.personal import hints, names
 from tuneloop.data.personal.masker import Replace, replacement
-from tuneloop.data.personal.segments import HINT
 from tuneloop.data.steps import StepBase
 from tuneloop.errors import ConfigError
 
@@ -79,7 +78,7 @@ class Redact(StepBase):
             return names.add(spans, names_.find(text, self.types)) if names_ else spans
 
         def change(texts: pl.Series) -> pl.Series:
-            suspects = (texts if names_ else texts.filter(texts.str.contains(HINT))).unique()
+            suspects = (texts if names_ else texts.filter(texts.str.contains(hints.PATTERN))).unique()
             spans = {text: found for text in suspects if (found := find(text))}
             seen.update(spans)
             if not spans:
@@ -112,15 +111,15 @@ class Redact(StepBase):
 
 def _note_spans(frame: pl.DataFrame, before: pl.Series, seen: dict[str, list[personal.Span]]) -> pl.DataFrame:
     """Fill ``redactions`` from the changes that this application added to the history."""
-    touched = (frame["history"].list.len() > before).arg_true().to_list()
-    rows = frame[touched].select("history", "redactions").to_dicts() if touched else []
-    spans = []
-    for old, row in zip(before[touched], rows, strict=True):
+    rows = frame.select("history", "redactions", at=pl.int_range(pl.len())).filter(frame["history"].list.len() > before)
+    noted = []
+    for row in rows.to_dicts():
         fresh = [
             {"message": change["message"], "type": s.type, "start": s.start, "end": s.end}
-            for change in row["history"][old:]
+            for change in row["history"][before[row["at"]] :]
             for s in seen[change["before"]]
         ]
-        spans.append([*row["redactions"], *fresh])
-    noted = frame["redactions"].scatter(touched, pl.Series(spans, dtype=pl.List(SPAN)))
-    return frame.with_columns(noted).select(list(SCHEMA))
+        noted.append([*row["redactions"], *fresh])
+    new = rows.select("at", noted=pl.Series(noted, dtype=pl.List(SPAN)))
+    joined = frame.with_columns(at=pl.int_range(pl.len())).join(new, on="at", how="left", maintain_order="left")
+    return joined.with_columns(redactions=pl.coalesce("noted", "redactions")).select(list(SCHEMA))

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import random
 import re
 from pathlib import Path
@@ -15,7 +12,9 @@ import pypinyin
 import pytest
 
 from tests.unit.data.makers.conftest import Make, rows, said, with_entities
+from tuneloop.data import DataConfig
 from tuneloop.data.frame import make_frame
+from tuneloop.data.intake import read_whole
 from tuneloop.data.makers import typos
 from tuneloop.data.makers.protect import fixed_pieces
 from tuneloop.data.makers.similarity import chrf
@@ -135,23 +134,12 @@ def test_without_pypinyin_chinese_rows_name_the_extra(make: Make, monkeypatch: p
     assert found.value.hint == "pip install 'tuneloop[chinese]'"
 
 
-def real_questions(name: str, column: str) -> list[str]:
-    text = (SHARED / name).read_text(encoding="utf-8")
-    found = csv.DictReader(io.StringIO(text)) if name.endswith(".csv") else map(json.loads, text.splitlines())
-    return [row[column] for row in found][:1000]
-
-
 @pytest.mark.skipif(not SHARED.is_dir(), reason="needs the real data of ../shared/data")
 @pytest.mark.parametrize(
-    ("name", "column"),
-    [
-        ("intent_en/banking77_train.csv", "text"),
-        ("medical_zh/huatuo_1200.jsonl", "instruction"),
-        ("gsm8k/train_3000.jsonl", "question"),
-    ],
+    "name", ["intent_en/banking77_train.csv", "medical_zh/huatuo_1200.jsonl", "gsm8k/train_3000.jsonl"]
 )
-def test_real_rows_get_mistakes_and_keep_their_numbers(make: Make, name: str, column: str) -> None:
-    frame = rows(real_questions(name, column))
+def test_real_rows_get_mistakes_and_keep_their_numbers(make: Make, name: str) -> None:
+    frame = read_whole(DataConfig(sources=SHARED / name))[:1000]
     new = make("typos", {}, frame)
     assert 100 < new.height < 200
     old = dict(zip(frame["id"], said(frame), strict=True))

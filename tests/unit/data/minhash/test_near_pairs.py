@@ -60,13 +60,14 @@ def found(
 
 @pytest.mark.parametrize("threshold", [0.5, 0.7, 0.8, 0.9])
 @pytest.mark.parametrize(("alphabet", "joint"), [(VOCABULARY, " "), (list(CHINESE), "")], ids=["english", "chinese"])
-def test_pairs_and_similarities_are_those_of_the_plain_comparison(
-    threshold: float, alphabet: list[str], joint: str
-) -> None:
+def test_no_pair_is_wrong_and_hardly_one_is_missed(threshold: float, alphabet: list[str], joint: str) -> None:
     texts = corpus(400, 0, alphabet, joint)
     wanted = plain(texts, threshold)
+    own = found(pl.Series(texts), threshold)
+    assert own.items() <= wanted.items()
+    # a pair right at the threshold is missed with a probability of 0.0025
     assert len(wanted) > 20
-    assert found(pl.Series(texts), threshold) == wanted
+    assert len(own) >= len(wanted) - 1
 
 
 def test_words_are_compared_when_asked_for() -> None:

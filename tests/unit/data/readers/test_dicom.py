@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-pydicom = pytest.importorskip("pydicom", reason="needs the dicom extra", exc_type=ImportError)
-Image = pytest.importorskip("PIL.Image", reason="needs the dicom extra", exc_type=ImportError)
-
 from tuneloop.data.readers import ReadOptions
 from tuneloop.data.readers.dicom import SHOWN, read, window
 from tuneloop.data.rows import RawFile
+
+pydicom = pytest.importorskip("pydicom", reason="needs the dicom extra", exc_type=ImportError)
+Image = pytest.importorskip("PIL.Image", reason="needs the dicom extra", exc_type=ImportError)
 
 E_1_1 = Path(__file__).with_name("ps3_15_table_e_1_1.txt")
 

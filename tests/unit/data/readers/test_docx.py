@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-docx = pytest.importorskip("docx", reason="needs the documents extra", exc_type=ImportError)
-
 from tuneloop.data.documents import DocumentConfig
 from tuneloop.data.readers import ReadOptions
 from tuneloop.data.readers.docx import read
 from tuneloop.data.rows import RawRow
+
+docx = pytest.importorskip("docx", reason="needs the documents extra", exc_type=ImportError)
 
 
 def rows(document: Any, folder: Path, **settings: Any) -> list[RawRow]:

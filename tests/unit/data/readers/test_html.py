@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("trafilatura", reason="needs the documents extra", exc_type=ImportError)
-pytest.importorskip("selectolax", reason="needs the documents extra", exc_type=ImportError)
-
 from tuneloop.data.readers import ReadOptions
 from tuneloop.data.readers.html import decode, read
 from tuneloop.data.rows import RawRow
 from tuneloop.errors import DataError
+
+pytest.importorskip("trafilatura", reason="needs the documents extra", exc_type=ImportError)
+pytest.importorskip("selectolax", reason="needs the documents extra", exc_type=ImportError)
 
 PARAGRAPH = "The quick brown fox jumps over the lazy dog while the farmer counts his sheep in the evening. " * 4
 PAGE = f"""<html><head><title>Foxes and dogs</title><meta property="article:published_time" content="2024-03-05"></head>

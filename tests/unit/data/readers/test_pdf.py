@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-pdfium = pytest.importorskip("pypdfium2", reason="needs the documents extra", exc_type=ImportError)
-
 from tuneloop.data.documents import DocumentConfig
 from tuneloop.data.readers import ReadOptions
 from tuneloop.data.readers.pdf import read
 from tuneloop.data.readers.pdf_text import joined, upright
 from tuneloop.data.rows import RawFile, RawRow
+
+pdfium = pytest.importorskip("pypdfium2", reason="needs the documents extra", exc_type=ImportError)
 
 WIDTH, HEIGHT = 400, 600
 Words = Sequence[tuple[float, float, str]]

@@ -47,8 +47,8 @@ def word() -> Any:
     draw, font, image = (pytest.importorskip(f"PIL.{name}") for name in ("ImageDraw", "ImageFont", "Image"))
 
     def make(text: str) -> Any:
-        made = image.new("RGB", (420, 120), "white")
-        draw.Draw(made).text((20, 30), text, font=font.load_default(48), fill="black")
+        made = image.new("RGB", (400, 400), "white")
+        draw.Draw(made).text((20, 160), text, font=font.load_default(48), fill="black")
         return made
 
     return make
@@ -95,6 +95,11 @@ def test_transparent_paper_is_white(word: Any, tmp_path: Path) -> None:
     clear = image.merge("LA", (image.new("L", dark.size, 0), dark))
     clear.save(tmp_path / "a.png")
     assert [row.raw for row in opened(tmp_path / "a.png").rows] == ["INVOICE"]
+
+
+def test_sixteen_bit_grey_is_not_all_white(word: Any, tmp_path: Path) -> None:
+    word("INVOICE").convert("L").convert("I").point(lambda v: v * 257).convert("I;16").save(tmp_path / "a.tif")
+    assert [row.raw for row in opened(tmp_path / "a.tif").rows] == ["INVOICE"]
 
 
 def test_unsure_lines_are_counted_and_a_page_of_them_has_a_reason(word: Any, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from tuneloop.data import DataConfig
 from tuneloop.data.frame import comparable, make_frame
 from tuneloop.data.split import divide
-from tuneloop.data.split.leaks import near_pairs
+from tuneloop.data.minhash import near_pairs
 
 SHARED = Path(__file__).parents[5] / "shared" / "data"
 BASE = "I have been waiting for my new debit card for two weeks and it has still not arrived"

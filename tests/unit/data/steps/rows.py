@@ -11,7 +11,7 @@ import pytest
 
 from tuneloop.data.config import DataConfig
 from tuneloop.data.frame import alive, make_frame
-from tuneloop.data.intake import take_in
+from tuneloop.data.intake import read_whole
 from tuneloop.data.steps import create
 
 SHARED = Path(__file__).parents[5] / "shared" / "data"
@@ -29,7 +29,7 @@ def real(path: str) -> pl.DataFrame:
     file = SHARED / path
     if not file.exists():
         pytest.skip(f"../shared/data/{path} is not on this machine")
-    return take_in(DataConfig(sources=str(file))).frame.filter(alive())
+    return read_whole(DataConfig(sources=str(file))).filter(alive())
 
 
 def pairs(answers: Sequence[str], prompt: str = "Tell me.") -> pl.DataFrame:

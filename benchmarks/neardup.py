@@ -1,0 +1,352 @@
+"""Near-duplicates beside datasketch, rensa, text-dedup and data-juicer: rows a second, memory, recall and precision.
+
+    python benchmarks/neardup.py [--rows 200000] [--rounds 3] [--arms tuneloop,datasketch,...]
+    python benchmarks/neardup.py --scale 1000000      # time and memory of the step alone, digests on disk
+
+Documents of about 100 characters (pseudo-words with Zipf frequencies, or Chinese characters); to a third of them an
+edited copy is planted somewhere. What is true is decided by the plain sets of character 5-grams: a pair is true when
+its Jaccard similarity is at least 0.7, whether it was planted or is an accident. Recall is measured over the true pairs
+that were planted or found by any arm, precision over the pairs that an arm reports.
+
+Every arm is told to find pairs of Jaccard similarity 0.7 with 128 permutations, and runs in a process of its own with
+the texts in memory when the clock starts. Memory is the peak of the whole process (VmHWM of the kernel: ru_maxrss would
+inherit that of the parent). text-dedup knows no character n-grams (word 2-grams here) and reports clusters without
+checking them: what counts as its pairs is a row and the representative of its cluster. data-juicer (character 5-grams)
+does not check either: what counts is a row and the first row of each of its buckets. Both work with as many processes as
+there are cores, and only the main one's memory is counted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+import harness
+
+THRESHOLD = 0.7
+PERMUTATIONS = 128
+BUCKETS = (0.7, 0.75, 0.8, 0.9, 1.0)
+PEERS = {
+    "datasketch": ["datasketch==2.0.0", "xxhash==4.1.0"],
+    "rensa": ["rensa==0.5.0"],
+    "text-dedup": ["text-dedup==0.4.0"],
+    "data-juicer": ["py-data-juicer==1.6.1"],
+}
+PURE_PYTHON = ("datasketch", "text-dedup", "data-juicer")
+Pairs = list[tuple[int, int]]
+
+
+def documents(rows: int, case: str, seed: int = 0) -> tuple[list[str], Pairs]:
+    """Texts in random order, and the planted pairs."""
+    rng = random.Random(seed)
+    if case == "zh":
+        units = [chr(0x4E00 + k) for k in range(3000)]
+        length, joint = (60, 140), ""
+    else:
+        letters = "etaoinshrdlucmfwypvbgkjqxz"
+        units = ["".join(rng.choices(letters, range(26, 0, -1), k=rng.randint(2, 9))) for _ in range(20_000)]
+        length, joint = (11, 23), " "
+    weights = [1 / (k + 10) for k in range(len(units))]
+    pool = rng.choices(units, weights, k=rows * length[1])
+    at = iter(pool)
+    originals = [[next(at) for _ in range(rng.randint(*length))] for _ in range(rows - rows // 4)]
+    texts = [joint.join(words) for words in originals]
+    for words in originals[: rows // 4]:
+        copy = list(words)
+        for _ in range(rng.randint(0, max(1, len(copy) // 10))):
+            place = rng.randrange(len(copy))
+            copy[place : place + rng.randint(0, 1)] = [rng.choice(pool)]
+        texts.append(joint.join(copy))
+    order = list(range(rows))
+    rng.shuffle(order)
+    place = {old: new for new, old in enumerate(order)}
+    planted = [(place[k], place[rows - rows // 4 + k]) for k in range(rows // 4)]
+    return [texts[k] for k in order], [(min(p), max(p)) for p in planted]
+
+
+def shingles(text: str) -> frozenset[str]:
+    """Written anew: the judge shares no code with what it judges."""
+    return frozenset(text[k : k + 5] for k in range(max(len(text) - 4, 1)))
+
+
+def jaccard(a: frozenset[str], b: frozenset[str]) -> float:
+    return len(a & b) / len(a | b)
+
+
+def arm_tuneloop(texts: list[str]) -> Pairs:
+    import polars as pl
+
+    from tuneloop.data.minhash import Shingling, near_pairs
+
+    found = near_pairs(pl.Series(texts), THRESHOLD, shingling=Shingling("characters"))
+    return list(zip(found["i"].to_list(), found["j"].to_list(), strict=True))
+
+
+def arm_tuneloop_step(texts: list[str]) -> Pairs:
+    """The whole step: conversations in, verdicts out; a dropped row and the kept row because of which it goes."""
+    import polars as pl
+
+    from tuneloop.data.frame import make_frame
+    from tuneloop.data.steps.near import NearDuplicates
+
+    ids = [str(k) for k in range(len(texts))]
+    frame = make_frame({"id": ids, "messages": [[{"role": "user", "content": t}] for t in texts]})
+    clock.start()  # the frame is what the step is given
+    gone = (
+        NearDuplicates(threshold=THRESHOLD, shingle="characters").apply(frame).filter(pl.col("partner").is_not_null())
+    )
+    return [(int(a), int(b)) for a, b in zip(gone["partner"], gone["id"], strict=True)]
+
+
+def arm_datasketch(texts: list[str]) -> Pairs:
+    import xxhash
+    from datasketch import MinHash, MinHashLSH
+
+    lsh = MinHashLSH(threshold=THRESHOLD, num_perm=PERMUTATIONS)
+    found: Pairs = []
+    tokens = ([s.encode() for s in shingles(text)] for text in texts)
+    # its default hash is SHA-1; xxhash is the fastest that it can be given
+    sketches = MinHash.generator(tokens, num_perm=PERMUTATIONS, hashfunc=xxhash.xxh32_intdigest)
+    for j, sketch in enumerate(sketches):
+        near = lsh.query(sketch)
+        if near:
+            own = shingles(texts[j])
+            found += [(i, j) for i in near if jaccard(shingles(texts[i]), own) >= THRESHOLD]
+        lsh.insert(j, sketch, check_duplication=False)
+    return found
+
+
+def arm_rensa(texts: list[str]) -> Pairs:
+    from rensa import RMinHash, RMinHashLSH
+
+    sketches = RMinHash.from_token_sets([list(shingles(text)) for text in texts], PERMUTATIONS, 42)
+    lsh = RMinHashLSH(THRESHOLD, PERMUTATIONS, 32)
+    lsh.insert_many(sketches)
+    found: Pairs = []
+    for j, near in enumerate(lsh.query_all(sketches)):
+        earlier = [i for i in near if i < j]
+        if earlier:
+            own = shingles(texts[j])
+            found += [(i, j) for i in earlier if jaccard(shingles(texts[i]), own) >= THRESHOLD]
+    return found
+
+
+def arm_text_dedup(texts: list[str]) -> Pairs:
+    from datasets import Dataset
+    from text_dedup import minhash
+
+    with tempfile.TemporaryDirectory() as folder:
+        Dataset.from_dict({"text": texts}).save_to_disk(f"{folder}/in")
+        clock.start()
+        arguments = ["--path", f"{folder}/in", "--local", "--output", f"{folder}/out", "--column", "text", "--split", "train",
+                     "--ngram", "2", "--min_length", "1", "--num_perm", str(PERMUTATIONS), "--threshold", str(THRESHOLD),
+                     "--num_proc", str(len(os.sched_getaffinity(0))), "--cache_dir", f"{folder}/cache"]  # fmt: skip
+        with contextlib.redirect_stdout(sys.stderr):
+            minhash.main(arguments, standalone_mode=False)
+        clock.stop()
+        roots = ((minhash.uf.find(j), j) for j in range(len(texts)))
+        return [(min(p), max(p)) for p in roots if p[0] != p[1]]
+
+
+def arm_data_juicer(texts: list[str]) -> Pairs:
+    from data_juicer.core.data import NestedDataset
+    from data_juicer.ops.deduplicator import document_minhash_deduplicator as module
+
+    step = module.DocumentMinhashDeduplicator(
+        tokenization="character", window_size=5, num_permutations=PERMUTATIONS, jaccard_threshold=THRESHOLD
+    )
+    data = NestedDataset.from_dict({"text": texts})
+    with contextlib.redirect_stdout(sys.stderr):
+        hashed = data.map(step.compute_hash, num_proc=len(os.sched_getaffinity(0)))
+        step.process(hashed)
+    clock.stop()
+    buckets = (bucket for table in step.hash_tables for bucket in table.values())
+    return sorted({(min(bucket), j) for bucket in buckets for j in bucket if j != min(bucket)})
+
+
+ARMS: dict[str, Callable[[list[str]], Pairs]] = {
+    "tuneloop": arm_tuneloop,
+    "tuneloop step": arm_tuneloop_step,
+    "datasketch": arm_datasketch,
+    "rensa": arm_rensa,
+    "text-dedup": arm_text_dedup,
+    "data-juicer": arm_data_juicer,
+}
+
+
+class Clock:
+    """Seconds between the start and the stop of what is measured."""
+
+    def __init__(self) -> None:
+        self._begun, self._spent, self._running = 0.0, 0.0, False
+
+    def start(self) -> None:
+        self._begun, self._running = time.perf_counter(), True
+
+    def stop(self) -> float:
+        if self._running:
+            self._spent, self._running = time.perf_counter() - self._begun, False
+        return self._spent
+
+
+clock = Clock()
+
+
+def peak_gb() -> float:
+    line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("VmHWM"))
+    return int(line.split()[1]) / 1e6
+
+
+def run_arm(name: str, folder: Path) -> None:
+    """In the arm's own process: measure, write the pairs, print the figures."""
+    texts = json.loads((folder / "texts.json").read_text(encoding="utf-8"))
+    ARMS[name](texts[:200])  # imports are not what is measured
+    clock.start()
+    found = ARMS[name](texts)
+    seconds = clock.stop()
+    memory = peak_gb()
+    (folder / f"{name}.json").write_text(json.dumps(found))
+    print(json.dumps({"rows_per_s": len(texts) / seconds, "peak_gb": memory, "seconds": seconds}))
+
+
+def judge(texts: list[str], planted: Pairs, found: dict[str, Pairs]) -> dict[str, dict[str, float]]:
+    """Recall (whole and by similarity) and precision of each arm."""
+    every = set(planted).union(*found.values())
+    similarity = {p: jaccard(shingles(texts[p[0]]), shingles(texts[p[1]])) for p in every}
+    true = {p for p, s in similarity.items() if s >= THRESHOLD}
+    print(f"  {len(true)} true pairs, {len(true & set(planted))} of them planted", file=sys.stderr)
+    out = {}
+    for name, own in found.items():
+        hits = true & set(own)
+        out[name] = {"recall": len(hits) / len(true), "precision": len(hits) / max(len(set(own)), 1)}
+        for low, high in zip(BUCKETS, [*BUCKETS[1:], 2.0], strict=True):
+            inside = {p for p in true if low <= similarity[p] < high}
+            if inside:
+                label = f"recall at {low:.2f}" + ("" if high > 1 else f"-{high:.2f}")
+                out[name][label] = len(inside & set(own)) / len(inside)
+    return out
+
+
+def peer(name: str) -> str:
+    return harness.peer_python(name, PEERS[name], first=()) if name in PEERS else sys.executable
+
+
+def compare(case: str, rows: int, rounds: int, names: list[str]) -> list[dict]:
+    """One case: all arms in turn, then their pairs judged together."""
+    texts, planted = documents(rows, case)
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        (folder / "texts.json").write_text(json.dumps(texts, ensure_ascii=False), encoding="utf-8")
+        results: dict[str, list[dict]] = {name: [] for name in names}
+        for turn in range(rounds):
+            for name in names:
+                command = [peer(name), str(Path(__file__).resolve()), "--arm", name, "--folder", place]
+                results[name].append(harness.once(harness.Arm(name, command, {"PYTHONHASHSEED": "0"})))
+                last = results[name][-1]
+                print(f"  {case} round {turn + 1}/{rounds} {name}: {last['rows_per_s']:.0f} rows/s, {last['peak_gb']:.2f} GB", file=sys.stderr, flush=True)  # fmt: skip
+        found = {n: [tuple(p) for p in json.loads((folder / f"{n}.json").read_text())] for n in names}
+    quality = judge(texts, planted, found)
+    return [row for name in names for row in lines(f"{case}-{rows}", name, results, quality[name])]
+
+
+def lines(case: str, name: str, results: dict[str, list[dict]], quality: dict[str, float]) -> list[dict]:
+    """The result lines of one arm; ``ok`` is whether it finds what it must: recall 0.98, precision 0.999."""
+    ok = quality["recall"] >= 0.98 and quality["precision"] >= 0.999
+    command = f"python benchmarks/neardup.py --rows {case.rsplit('-', 1)[1]} --rounds {len(results[name])}"
+    shared = {"ok": ok, "command": command, "versions": versions()}
+    peers = [n for n in results if n in PURE_PYTHON]
+    fastest = max(peers, key=lambda n: max(r["rows_per_s"] for r in results[n])) if peers else name
+    out = []
+    for metric, unit, key in (("rows per second", "rows/s", "rows_per_s"), ("peak memory", "GB", "peak_gb")):
+        values = [r[key] for r in results[name]]
+        ratios = [a / b[key] for a, b in zip(values, results[fastest], strict=True)]
+        out.append(harness.line("neardup", case, name, metric, unit, values, against=fastest, ratios=ratios, **shared))
+    out += [
+        harness.line("neardup", case, name, metric, "share", [value], **shared) for metric, value in quality.items()
+    ]
+    return out
+
+
+def scale(rows: int) -> list[dict]:
+    """The step as the runner uses it: a digest of each part written to disk, one decision over all of them."""
+    import polars as pl
+
+    from tuneloop.data.frame import make_frame
+    from tuneloop.data.steps.near import NearDuplicates
+
+    texts, _ = documents(rows, "en")
+    step = NearDuplicates(threshold=0.8)
+    spent = 0.0
+    with tempfile.TemporaryDirectory() as folder:
+        for start in range(0, rows, 20_000):
+            part = texts[start : start + 20_000]
+            ids = [f"{start + k:016x}" for k in range(len(part))]
+            frame = make_frame({"id": ids, "messages": [[{"role": "user", "content": t}] for t in part]})
+            begun = time.perf_counter()
+            step.digest(frame).write_ipc(f"{folder}/{start:012}.arrow")
+            spent += time.perf_counter() - begun
+        command = [sys.executable, str(Path(__file__).resolve()), "--decide", folder]
+        del texts, pl
+        decided = harness.once(harness.Arm("decide", command, {}))
+    shared = {"command": f"python benchmarks/neardup.py --scale {rows}", "versions": versions()}
+    case = f"scale-{rows}"
+    return [
+        harness.line("neardup", case, "tuneloop step", "digest", "s", [spent], **shared),
+        harness.line("neardup", case, "tuneloop step", "decide", "s", [decided["seconds"]], **shared),
+        harness.line("neardup", case, "tuneloop step", "peak memory of decide", "GB", [decided["peak_gb"]], **shared),
+    ]
+
+
+def decide(folder: Path) -> None:
+    import polars as pl
+
+    from tuneloop.data.steps.near import NearDuplicates
+
+    digests = pl.scan_ipc(str(folder / "*.arrow"), row_index_name="at").with_columns(pl.col("at").cast(pl.Int64))
+    clock.start()
+    verdicts = NearDuplicates(threshold=0.8).decide(digests)
+    print(json.dumps({"seconds": clock.stop(), "peak_gb": peak_gb(), "dropped": verdicts.height}))
+
+
+def versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    ours = {name: version(name) for name in ("numpy", "polars")}
+    return ours | {name: packages[0].split("==")[1] for name, packages in PEERS.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=200_000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--cases", default="en,zh")
+    parser.add_argument("--arms", default=",".join(ARMS))
+    parser.add_argument("--scale", type=int)
+    parser.add_argument("--arm")
+    parser.add_argument("--folder", type=Path)
+    parser.add_argument("--decide", type=Path)
+    arguments = parser.parse_args()
+    if arguments.arm:
+        run_arm(arguments.arm, arguments.folder)
+    elif arguments.decide:
+        decide(arguments.decide)
+    else:
+        found = scale(arguments.scale) if arguments.scale else []
+        for case in () if arguments.scale else arguments.cases.split(","):
+            found += compare(case, arguments.rows, arguments.rounds, arguments.arms.split(","))
+        for row in found:
+            print(f"{row['case']:14} {row['arm']:14} {row['metric']:20} {row['median']:>12,.3f} {row['unit']}")
+        harness.write("neardup_scale" if arguments.scale else "neardup", found)
+
+
+if __name__ == "__main__":
+    main()
