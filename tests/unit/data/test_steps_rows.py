@@ -57,6 +57,23 @@ def test_turns_after_the_last_answer_are_cut_and_noted() -> None:
     assert reasons(after) == [None]
 
 
+def test_a_worse_answer_is_not_cut_off() -> None:
+    worse = {"role": "rejected", "content": "w", "reasoning": None}
+    after = Truncated().apply(rows([*pair("q", "a"), worse]))
+    assert after["messages"].list.len().to_list() == [3]
+    assert after["history"].list.len().to_list() == [0]
+
+
+def test_a_function_call_is_an_answer() -> None:
+    call = {"role": "assistant", "content": "", "reasoning": None, "tool_calls": '[{"name": "f", "arguments": "{}"}]'}
+    assert reasons(Truncated().apply(rows([*user("q"), call]))) == [None]
+
+
+def test_an_image_without_words_is_not_empty() -> None:
+    image = {"role": "user", "content": "", "reasoning": None, "media": '[{"kind": "image", "source": "x"}]'}
+    assert reasons(Empty().apply(rows([image], user("")))) == [None, "empty: there is no text"]
+
+
 def test_the_first_of_equal_rows_is_kept_and_named() -> None:
     after = ExactDuplicates().apply(rows(user("Lost my card"), user("other"), user("lost  my card!!")))
     assert reasons(after) == [None, None, "duplicate: same text as r0"]

@@ -27,11 +27,11 @@ class CharChat:
     def __init__(self, think: bool = False) -> None:
         self.think = think
 
-    def render(self, messages: Sequence[Message], *, generation: bool) -> str:
+    def render(self, messages: Sequence[Message], *, generation: bool, tools: str | None = None) -> str:
         text = "\n".join(f"{m.role}: {m.content}" for m in messages) + "\nassistant: "
         return text + ("<think>\n" if self.think else "")
 
-    def prompt_ids(self, messages: Sequence[Message]) -> tuple[int, ...]:
+    def prompt_ids(self, messages: Sequence[Message], tools: str | None = None) -> tuple[int, ...]:
         return tuple(map(ord, self.render(messages, generation=True)))
 
     def answer_ids(self, message: Message, prompt: str) -> tuple[int, ...]:

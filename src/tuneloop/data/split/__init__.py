@@ -2,6 +2,7 @@
 
     digests     a small frame a part of the rows: hashes of prompt and groups, classes
     arrays      all digests as numpy columns
+    similar     prompts that resemble each other
     leaks       rows whose prompt or group stands in a prescribed test or validation source
     sample      the stratified sample that a source asks for
     units       rows that move together: one prompt, one group, prompts that resemble each other

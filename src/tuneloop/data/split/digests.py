@@ -10,6 +10,7 @@ import polars as pl
 
 from tuneloop.data.config import DataConfig
 from tuneloop.data.frame import comparable, spoken
+from tuneloop.data.split import similar
 
 STEP, SAMPLE = "split", "sample"
 """Under these names leaks and rows that a sample leaves out stand in the ledger."""
@@ -50,8 +51,8 @@ def digest(frame: pl.DataFrame, config: DataConfig) -> pl.DataFrame:
     Returns:
         id; source; pinned (``PINS`` or ``FREE``); key_high, key_low: 128 bits of the seeded BLAKE2b hash of the prompt;
         group, column_group: 64 bits of the hash of the frame's group and of ``group_column`` (``NOBODY`` without one);
-        label; ``stratum k``: value of the k-th field of ``strata`` ('' without one); prompt, where ``near_leaks`` asks
-        for it. Hashes of 128 bits: two different prompts among 5 million share one with a chance of 4e-26; of 64 bits:
+        label; ``stratum k``: value of the k-th field of ``strata`` ('' without one); what ``similar`` needs, where
+        ``near_leaks`` asks for it. Hashes of 128 bits: two different prompts among 5 million share one with a chance of 4e-26; of 64 bits:
         7e-7, and then two groups merely move together.
     """
     prompts = prompt_keys(frame)
@@ -70,7 +71,7 @@ def digest(frame: pl.DataFrame, config: DataConfig) -> pl.DataFrame:
         values = frame["label"] if name == LABEL else field(frame, name)
         columns[f"stratum {k}"] = values.fill_null("")
     if config.near_leaks is not None:
-        columns["prompt"] = prompts
+        columns |= similar.columns(prompts)
     return pl.DataFrame(columns)
 
 

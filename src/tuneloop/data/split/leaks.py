@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import polars as pl
 
-from tuneloop.data import minhash
+from tuneloop.data.split import similar
 from tuneloop.data.split.arrays import Array, Rows
 from tuneloop.data.split.digests import NOBODY, STEP
 
@@ -74,11 +74,9 @@ def near(rows: Rows, threshold: float, drops: Drops) -> tuple[Array, Array]:
         Pairs of prompts of equal right (int [M] each) that resemble each other: they must stay in one split.
     """
     first = _first_rows(rows)
-    keys = np.flatnonzero(first >= 0)
-    texts = rows.digests.select("prompt").collect().to_series().gather(first[keys])
-    pairs = minhash.near_pairs(texts, threshold)
-    a, b = keys[pairs["i"].to_numpy()], keys[pairs["j"].to_numpy()]
-    similarity, rank = pairs["similarity"].to_numpy(), rows.rank[first]
+    at = np.sort(first[first >= 0])
+    i, j, similarity = similar.pairs(rows.digests, at, threshold)
+    a, b, rank = rows.key[at[i]], rows.key[at[j]], rows.rank[first]
     _drop_similar(rows, drops, (a, b, similarity), first, rank)
     same = rank[a] == rank[b]
     return a[same], b[same]

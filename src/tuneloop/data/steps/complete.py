@@ -11,14 +11,17 @@ from tuneloop.data.steps import StepBase
 
 
 class Empty(StepBase):
-    """Drops rows in which the user (or, for plain text, anybody) says nothing."""
+    """Drops rows in which the user (or, for plain text, anybody) says and shows nothing."""
 
     name: ClassVar[str] = "empty"
 
     def apply(self, frame: pl.DataFrame) -> pl.DataFrame:
         said = spoken(frame, prompt_only=True).str.strip_chars()
+        shown = frame["messages"].list.eval(pl.element().struct.field("media").is_not_null()).list.any()
         reasons = (
-            pl.when(said == "")
+            pl.when(shown)
+            .then(None)
+            .when(said == "")
             .then(pl.lit("empty: there is no text"))
             .when(~said.str.contains(r"[\p{L}\p{N}\p{S}]"))  # symbols: an emoji says something
             .then(pl.lit("empty: there is nothing but punctuation"))

@@ -48,13 +48,14 @@ def run(config: TokenizerConfig, out: RunDir) -> TokenizerArtifact:
     texts, read = Texts(config), {"texts": 0, "characters": 0}
 
     def counted() -> Iterator[str]:
+        read.update(texts=0, characters=0)
         for text in texts.training():
             read["texts"] += 1
             read["characters"] += len(text)
             yield text
 
     base = measure.load(config.compare_with) if config.compare_with else None
-    tokenizer = train(config, counted())
+    tokenizer = train(config, counted)
     unreadable = texts.unreadable
     save(tokenizer, config, out)
     held_out, measured_on = measure.sample(texts.held_out()), "texts that were held out"

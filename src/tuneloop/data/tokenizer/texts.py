@@ -79,15 +79,26 @@ def _is_stage(path: Path) -> bool:
 def _of_stage(folder: Path, split: Split) -> Iterator[str]:
     """What is said in a split; a system prompt that stands in many rows counts once."""
     systems = set[str]()
-    path = folder / f"{split}.jsonl"
-    if not path.is_file():
+    for record in _records(folder / f"{split}.jsonl"):
+        for message in record.messages:
+            if message.role == "system":
+                if message.content in systems:
+                    continue
+                systems.add(message.content)
+            yield from (text for text in (message.reasoning, message.content) if text)
+            yield from (call.arguments for call in message.tool_calls)
+
+
+def _records(path: Path) -> Iterator[Record]:
+    if not path.is_file():  # a stage may have no validation split
         return
     with path.open(encoding="utf-8") as file:
-        for line in file:
-            for message in Record.from_json(json.loads(line)).messages:
-                if message.role == "system":
-                    if message.content in systems:
-                        continue
-                    systems.add(message.content)
-                yield from (text for text in (message.reasoning, message.content) if text)
-                yield from (call.arguments for call in message.tool_calls)
+        for number, line in enumerate(file, 1):
+            try:
+                yield Record.from_json(json.loads(line))
+            except (ValueError, KeyError, TypeError) as error:
+                raise DataError(
+                    f"not a record: {error}",
+                    where=f"{path}:{number}",
+                    hint="this file is written by the data stage; run it again",
+                ) from None

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from tuneloop.data.tokenizer.config import TokenizerConfig
@@ -15,7 +16,9 @@ from tuneloop.rundir import RunDir
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-TOKENIZER, UNKNOWN = "tokenizer.json", "[UNK]"
+TOKENIZER, UNKNOWN, INSIDE = "tokenizer.json", "[UNK]", "##"
+Stream = Callable[[], Iterable[str]]
+"""Begins to read texts, each time from the first."""
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
@@ -66,8 +69,12 @@ def special_tokens(config: TokenizerConfig) -> list[str]:
     return list(dict.fromkeys([*named_tokens(config).values(), *markers, *config.special_tokens]))
 
 
-def train(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
+def train(config: TokenizerConfig, texts: Stream) -> Tokenizer:
     """Learn a vocabulary; the same texts in the same order give the same file, byte for byte.
+
+    Args:
+        config: What to learn.
+        texts: Begins to read the texts; wordpiece reads them twice.
 
     Raises:
         DataError: There is no text.
@@ -76,21 +83,14 @@ def train(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
     """
     need("tokenizers", "tokenizer")
     specials = special_tokens(config)
-    tokenizer, trainer = (_bpe if config.model == "bpe" else _wordpiece)(config, specials)
-    seen = 0
-
-    def counted() -> Iterable[str]:
-        nonlocal seen
-        for text in track(texts, "reading for the tokenizer", unit="texts"):
-            seen += 1
-            yield text
-
-    tokenizer.train_from_iterator(counted(), trainer)
-    if not seen:
+    if next(iter(texts()), None) is None:
         raise DataError("there is no text to learn from", where="tokenizer.sources", hint="check the files it names")
-    if config.model == "wordpiece":
-        _frame_by_cls_and_sep(tokenizer)
-    return tokenizer
+    if config.model == "bpe":
+        tokenizer, trainer = _bpe(config, specials)
+    else:
+        tokenizer, trainer = _wordpiece(config, specials, texts)
+    tokenizer.train_from_iterator(track(texts(), "learning tokens", unit="texts"), trainer)
+    return tokenizer if config.model == "bpe" else _finished_wordpiece(tokenizer, specials)
 
 
 def _bpe(config: TokenizerConfig, specials: list[str]) -> tuple[Tokenizer, Any]:
@@ -114,26 +114,55 @@ def _bpe(config: TokenizerConfig, specials: list[str]) -> tuple[Tokenizer, Any]:
     return tokenizer, trainer
 
 
-def _wordpiece(config: TokenizerConfig, specials: list[str]) -> tuple[Tokenizer, Any]:
+def _wordpiece(config: TokenizerConfig, specials: list[str], texts: Stream) -> tuple[Tokenizer, Any]:
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-    _leave_room(config, len(specials))
+    _leave_room(config, len(specials) + 2)
     tokenizer = Tokenizer(models.WordPiece(unk_token=UNKNOWN, max_input_chars_per_word=100))
     tokenizer.normalizer = normalizers.BertNormalizer(
         clean_text=True, handle_chinese_chars=True, strip_accents=config.lowercase, lowercase=config.lowercase
     )
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.decoder = decoders.WordPiece(prefix="##")
+    tokenizer.decoder = decoders.WordPiece(prefix=INSIDE)
+    # A character may begin a word and stand inside one: two tokens. Rare ones must not fill the whole vocabulary.
+    letters, inside = _letters(tokenizer, texts, limit=(config.vocab_size - len(specials)) // 2)
     trainer = trainers.WordPieceTrainer(
         vocab_size=config.vocab_size,
         min_frequency=config.min_frequency,
-        special_tokens=specials,
-        # each letter may stand alone and inside a word: without a limit rare characters alone overfill the vocabulary
-        limit_alphabet=(config.vocab_size - len(specials)) // 2,
-        continuing_subword_prefix="##",
+        # The trainer would number the pieces ##x in the order of a hash map, another one in each process, and break ties
+        # by these numbers; named beforehand they have fixed ones.
+        special_tokens=[*specials, *inside],
+        initial_alphabet=letters,
+        limit_alphabet=len(letters),
+        continuing_subword_prefix=INSIDE,
         show_progress=False,
     )
     return tokenizer, trainer
+
+
+def _letters(tokenizer: Tokenizer, texts: Stream, limit: int) -> tuple[list[str], list[str]]:
+    """The most frequent characters, and the pieces ``##x`` of those that stand inside words; both sorted."""
+    counts, inner = Counter[str](), set[str]()
+    for text in track(texts(), "counting characters", unit="texts"):
+        for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(tokenizer.normalizer.normalize_str(text)):
+            counts.update(word)
+            inner.update(word[1:])
+    kept = sorted(sorted(counts, key=lambda c: (-counts[c], c))[:limit])
+    return kept, [INSIDE + letter for letter in kept if letter in inner]
+
+
+def _finished_wordpiece(tokenizer: Tokenizer, specials: list[str]) -> Tokenizer:
+    """``[CLS] text [SEP]``; the pieces ``##x`` are ordinary tokens again."""
+    from tokenizers import Tokenizer, processors
+
+    made = json.loads(tokenizer.to_str())
+    made["added_tokens"] = [token for token in made["added_tokens"] if token["content"] in specials]
+    tokenizer = Tokenizer.from_str(json.dumps(made))
+    ends = [(name, tokenizer.token_to_id(name)) for name in ("[CLS]", "[SEP]")]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=ends
+    )
+    return tokenizer
 
 
 def _leave_room(config: TokenizerConfig, taken: int) -> None:
@@ -143,15 +172,6 @@ def _leave_room(config: TokenizerConfig, taken: int) -> None:
             where="tokenizer.vocab_size",
             hint="make it larger",
         )
-
-
-def _frame_by_cls_and_sep(tokenizer: Tokenizer) -> None:
-    from tokenizers import processors
-
-    ends = [(name, tokenizer.token_to_id(name)) for name in ("[CLS]", "[SEP]")]
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=ends
-    )
 
 
 def save(tokenizer: Tokenizer, config: TokenizerConfig, out: RunDir) -> None:

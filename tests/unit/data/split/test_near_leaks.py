@@ -7,13 +7,13 @@ import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 
 from tuneloop.data import DataConfig
 from tuneloop.data.frame import comparable, make_frame
-from tuneloop.data.split import divide
-from tuneloop.data.minhash import near_pairs
+from tuneloop.data.split import divide, similar
 
 SHARED = Path(__file__).parents[5] / "shared" / "data"
 BASE = "I have been waiting for my new debit card for two weeks and it has still not arrived"
@@ -116,7 +116,7 @@ def test_no_training_prompt_of_banking77_resembles_a_test_prompt() -> None:
     assert max(jaccard(a, b) for a in tested for b in trained) < 0.8
 
 
-def test_near_pairs_are_those_of_a_plain_search() -> None:
+def test_similar_pairs_are_those_of_a_plain_search() -> None:
     random_ = random.Random(5)
     words = [f"word{k}" for k in range(30)]
     texts = [" ".join(random_.choices(words, k=8)) for _ in range(60)]
@@ -128,6 +128,16 @@ def test_near_pairs_are_those_of_a_plain_search() -> None:
         for i in range(j)
         if jaccard(sets[i], sets[j]) >= 0.7
     }
-    found = near_pairs(pl.Series(texts), 0.7)
-    assert {(i, j): s for i, j, s in found.iter_rows()} == pytest.approx(expected)
+    digests = pl.DataFrame({"at": range(120), **similar.columns(pl.Series(texts))}).lazy()
+    i, j, similarity = similar.pairs(digests, np.arange(120), 0.7)
+    assert dict(zip(zip(i.tolist(), j.tolist(), strict=True), similarity.tolist(), strict=True)) == pytest.approx(
+        expected
+    )
     assert expected
+
+
+def test_only_the_rows_asked_for_are_paired_and_counted_among_themselves() -> None:
+    texts = [BASE, "something else", f"{BASE} yet", BASE]
+    digests = pl.DataFrame({"at": range(4), **similar.columns(pl.Series(texts))}).lazy()
+    i, j, _ = similar.pairs(digests, np.array([1, 2, 3]), 0.8)
+    assert (i.tolist(), j.tolist()) == ([1], [2])
