@@ -55,6 +55,8 @@ class Around:
     ``seed`` decides every draw; ``labels`` are the classes of the training split with their row counts; ``cache`` is a
     folder that survives a killed run; ``ask`` puts questions to a model and ``asked`` names that model (an answer of
     another model is not taken from the cache); ``report`` takes the counts of one maker, once, when it is done.
+    ``held_out`` are validation and test rows, iterable more than once: a model may have written one of them by chance, so
+    its rows are compared with them, and nothing else is done with them.
     ``name`` is how this maker's rows are called; ``run`` fills it in.
     """
 
@@ -65,6 +67,7 @@ class Around:
     asked: str = ""
     report: Callable[..., None] = _unheard
     name: str = ""
+    held_out: Iterable[pl.DataFrame] = ()
 
 
 @runtime_checkable

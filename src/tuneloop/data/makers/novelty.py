@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 
 import numpy as np
 import polars as pl
@@ -20,12 +21,13 @@ class Novelty:
     Of the real rows only a 64-bit hash each stays in memory; for near-duplicates they are read again, part by part.
 
     Args:
+        real: Frames of real rows: the training split, and what is held out. Each is read more than once.
         threshold: Jaccard similarity, as ``near_duplicates`` measures it, from which two texts count as the same.
     """
 
-    def __init__(self, parts: Iterable[pl.DataFrame], threshold: float) -> None:
-        self._parts, self._threshold = parts, threshold
-        hashes = [compared_text(part).hash(_HASH_SEED).to_numpy() for part in parts]
+    def __init__(self, real: Sequence[Iterable[pl.DataFrame]], threshold: float) -> None:
+        self._frames, self._threshold = real, threshold
+        hashes = [compared_text(part).hash(_HASH_SEED).to_numpy() for part in chain.from_iterable(real)]
         self._real: NDArray[np.uint64] = np.unique(np.concatenate(hashes)) if hashes else np.zeros(0, np.uint64)
         self._made: list[str] = []
 
@@ -57,7 +59,7 @@ class Novelty:
         out: list[str | None] = [None] * len(texts)
         if not texts:
             return out
-        for part in self._parts:
+        for part in chain.from_iterable(self._frames):
             self._compare(compared_text(part).to_list(), texts, "a real row", out)
         self._compare(self._made, texts, "another new row", out)
         for i, j, similarity in self._similar(texts):  # ordered by the later one, so that i is judged before j

@@ -130,7 +130,9 @@ class Synthesise(MakerBase):
     def make(self, parts: Iterable[pl.DataFrame], around: Around) -> Iterator[pl.DataFrame]:
         examples = pools(parts, around.seed)
         asker: Asker = Endpoint(self.endpoint, around) if self.endpoint else Local(around, self.batch)
-        rounds = Rounds(self.quotas(examples), self, examples, Novelty(parts, self.similar), asker, around)
+        rounds = Rounds(
+            self.quotas(examples), self, examples, Novelty([parts, around.held_out], self.similar), asker, around
+        )
         while requests := rounds.requests():
             new = rounds.judge(requests, asker([request.query for request in requests]))
             if new.height:

@@ -57,10 +57,17 @@ def make(tmp_path: Path, counts: dict[str, Any]) -> Make:
         ask: Ask | None = None,
         seed: int = 0,
         where: str = "c",
+        held_out: Sequence[pl.DataFrame] = (),
     ) -> pl.DataFrame:
         labels = pl.concat(parts)["label"].drop_nulls().value_counts()
         around = Around(
-            seed, dict(labels.iter_rows()), tmp_path / where, ask=ask, asked="test", report=lambda **k: counts.update(k)
+            seed,
+            dict(labels.iter_rows()),
+            tmp_path / where,
+            ask=ask,
+            asked="test",
+            report=lambda **k: counts.update(k),
+            held_out=held_out,
         )
         found = list(run([MakerConfig(name=name, options=options)], list(parts), around))
         return pl.concat(found) if found else make_frame({"id": [], "messages": []})

@@ -123,6 +123,14 @@ def test_new_rows_differ_from_each_other_exactly_and_nearly(make: Make, tmp_path
     assert reasons == ["duplicate", "near-duplicate", "duplicate", "near-duplicate"]
 
 
+@pytest.mark.parametrize("change", [str, lambda sentence: sentence + " now"], ids=["exact", "near"])
+def test_a_row_that_is_held_out_is_no_training_row(make: Make, tmp_path: Path, change: Callable[[str], str]) -> None:
+    model = Model([texts(change(SENTENCES[0]))])
+    options = {"rows": 1, "rows_per_request": 1, "attempts": 1}
+    assert make("synthesise", options, REAL, ask=model, held_out=[rows([SENTENCES[0]])]).height == 0
+    assert rejected(tmp_path)[0][1].endswith("a real row")
+
+
 def test_personal_data_is_masked_in_what_is_sent_and_in_what_comes_back(make: Make) -> None:
     real = rows(["please write to jane@bank.example about it"] * 1, ["fee"])
     new, model = one(make, [texts("my address is other.name@bank.example, thanks")], real)
