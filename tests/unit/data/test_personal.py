@@ -120,6 +120,7 @@ def test_social_security_numbers_follow_the_rules_of_their_issuer(number: str, o
         ("SSN 078-05-1120; social security number 078051120", "SSN [US_SSN]; social security number [US_SSN]"),
         ("from 203.0.113.7, [2001:db8::8a2e:370:7334]:443", "from [IP], [[IP]]:443"),
         ("IP地址1.2.3.4", "IP地址[IP]"),
+        ("地址：2001:db8::1:", "地址：[IP]:"),
         ("ftp://bob:hunter2@host.example/x", "ftp://bob:[URL_SECRET]@host.example/x"),
         ("https://a.example/?id=7&access_token=abc123XYZ&x=1", "https://a.example/?id=7&access_token=[URL_SECRET]&x=1"),
         ("my card is lost. The number is 4222222222222", "my card is lost. The number is [CARD]"),

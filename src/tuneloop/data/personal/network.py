@@ -18,9 +18,7 @@ _EMAIL = re.compile(
     r"(?:[A-Za-z0-9](?:[A-Za-z0-9\-]{0,61}[A-Za-z0-9])?\.){1,8}[A-Za-z]{2,24}"
 )
 _IPV4 = re.compile(r"(?<![0-9A-Za-z])(?<![0-9][.\-])(?:[0-9]{1,3}\.){3}[0-9]{1,3}(?![0-9A-Za-z]|[.\-][0-9])")
-_IPV6 = re.compile(
-    r"(?<![0-9A-Za-z.])(?<![0-9]:)(?<!::)[23Ff][0-9A-Fa-f]{3}:[0-9A-Fa-f:]{1,34}(?<![:])(?![0-9A-Za-z:])|(?<![0-9A-Za-z.])(?<![0-9]:)(?<!::)[23Ff][0-9A-Fa-f]{3}:[0-9A-Fa-f:]{0,33}::(?![0-9A-Za-z:])"
-)
+_IPV6 = re.compile(r"(?<![0-9A-Za-z.])(?<![0-9]:)(?<!::)[23Ff][0-9A-Fa-f]{3}:[0-9A-Fa-f:]{1,34}+(?![0-9A-Za-z])")
 _USER_INFORMATION = re.compile(r"://[^\s/:@\0]{0,64}:([^\s/@\0]{1,128})@")
 _QUERY = re.compile(
     r"(?<![A-Za-z0-9])(?:[A-Za-z]{1,16}[_\-.]){0,3}(?:token|api_?key|app_?key|secret_?key|access_?key|key|secret|sign|sig|signature"
@@ -84,7 +82,10 @@ def ips(piece: Piece) -> Found:
         if _is_host(found[0], piece) and not _is_version(found[0], piece, found.start()):
             yield found.span()
     if ":" in piece.text:
-        yield from (m.span() for m in _IPV6.finditer(piece.text, piece.at) if _is_host(m[0], piece))
+        for found in _IPV6.finditer(piece.text, piece.at):
+            address = found[0] if found[0].endswith("::") else found[0].rstrip(":")
+            if _is_host(address, piece):
+                yield found.start(), found.start() + len(address)
 
 
 def _is_host(address: str, piece: Piece) -> bool:

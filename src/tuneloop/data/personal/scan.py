@@ -119,7 +119,7 @@ class Scanner:
                 yield from self._swallow(final)
                 if self._tail:
                     return
-                found = segments.SEGMENT.search(self._text, self._at)
+                found = segments.following(self._text, self._at, WINDOW)
                 if not found:
                     self._at = len(self._text)
                     return

@@ -48,7 +48,15 @@ SEGMENT = re.compile(
 """Group 1 is there when the segment has a digit; only then may it go on after a space."""
 
 _PLATE = re.compile(rf"[{PLATE_PROVINCES}][A-Za-z]")
+_BEGIN = re.compile(_SOLID)
 _ENDED = re.compile(rf"[^ {_LETTERS}0-9]|[ ]{{1,2}}[^ ]|[ ]{{3}}")
+
+
+def following(text: str, at: int, longest: int) -> re.Match[str] | None:
+    """The first segment from a position on; of one longer than ``longest`` characters its beginning, a little longer."""
+    begin = _BEGIN.search(text, at)
+    # Four characters more: what decides about an end is never further behind it.
+    return SEGMENT.match(text, begin.start(), begin.start() + longest + 4) if begin else None
 
 
 def ended(match: re.Match[str]) -> bool:
@@ -64,4 +72,4 @@ _HARD = ("\n", "\t", ",", ";", '"', "。")
 
 def border_before(text: str, low: int, high: int) -> int:
     """A position in [low, high] where segments surely begin anew: after the last hard character, or ``low``."""
-    return max(low, *(text.rfind(c, low, high) + 1 for c in _HARD))
+    return max(low, *[text.rfind(c, low, high) + 1 for c in _HARD])
