@@ -70,8 +70,8 @@ def _tokens(rows: Rows, at: Array, begins: Array) -> Array:
 
 def _same(values: Array, key: Array) -> tuple[Array, Array]:
     """Edges between the first prompt of each group and its others."""
-    mine = np.flatnonzero(values != NOBODY)
-    order = mine[np.lexsort((key[mine], values[mine]))]
+    mine = np.flatnonzero(values != NOBODY).astype(np.int32)
+    order = mine[np.argsort(values[mine], kind="stable")]
     group, keys = values[order], key[order]
     new = np.ones(len(order), dtype=bool)
     new[1:] = group[1:] != group[:-1]
