@@ -38,6 +38,22 @@ def hashes(codes: Array, n: int) -> Array:
     return mixed * _SPREAD
 
 
+def draws(ids: pl.Series, seed: int) -> Array:
+    """A pseudo-random number of each row, uint64 [rows]: the same for the same id and seed, anywhere and in any version."""
+    codes, lengths = characters(ids.fill_null(""))
+    position = np.arange(len(codes)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    powers = np.full(int(lengths.max(initial=0)) + 1, _ODD)
+    powers[0] = 1
+    with np.errstate(over="ignore"):  # modulo 2^64 is meant
+        terms = (codes + np.uint64(1)) * np.cumprod(powers)[position]
+    sums = np.concatenate([np.zeros(1, dtype=np.uint64), np.cumsum(terms, dtype=np.uint64)])
+    ends = np.cumsum(lengths)
+    mixed = sums[ends] - sums[ends - lengths] + np.uint64(seed % 2**64) * _SPREAD
+    for shift in (30, 27, 31):  # the finaliser of splitmix64 (Steele, Lea & Flood 2014), with other odd constants
+        mixed = (mixed ^ (mixed >> np.uint64(shift))) * _ODD
+    return np.asarray(mixed ^ (mixed >> np.uint64(32)))
+
+
 def buckets(texts: pl.Series, orders: Sequence[int], bits: int) -> tuple[Array, Array]:
     """All n-grams of each text in one of ``2**bits`` buckets.
 

@@ -36,6 +36,8 @@ BUILT_IN: Mapping[str, str] = {
     "symbols": "tuneloop.data.steps.symbols:Symbols",
     "language": "tuneloop.data.steps.language:Language",
     "toxicity": "tuneloop.data.steps.toxicity:Toxicity",
+    "labels": "tuneloop.data.steps.labels:Labels",
+    "mislabelled": "tuneloop.data.steps.mislabelled:Mislabelled",
     "exact_duplicates": "tuneloop.data.steps.exact:ExactDuplicates",
     "near_duplicates": "tuneloop.data.steps.near:NearDuplicates",
     "merge_rare_classes": "tuneloop.data.steps.rare:MergeRareClasses",

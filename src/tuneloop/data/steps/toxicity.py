@@ -13,7 +13,7 @@ from tuneloop.data import linear
 from tuneloop.data.ngrams import Array
 from tuneloop.data.steps import WholeBase
 from tuneloop.data.steps.parts import Part, messages
-from tuneloop.data.steps.verdicts import examples, verdicts
+from tuneloop.data.steps.verdicts import examples, no_verdicts, verdicts
 from tuneloop.errors import need
 
 Action = Literal["drop", "flag"]
@@ -76,12 +76,12 @@ class Toxicity(WholeBase):
             ]
         )
         if self.action == "drop" or not found.height:
-            return verdicts(found if self.action == "drop" else found.clear())
+            return verdicts(found)
         worst = found.sort("score", "at", descending=[True, False])
         self._notes.append(
             f"{found.height:,} of {total.item():,} rows look toxic and are kept (flag): {examples(worst)}"
         )
-        return verdicts(found.clear())
+        return no_verdicts()
 
 
 def probabilities(texts: pl.Series) -> tuple[Array, Array]:

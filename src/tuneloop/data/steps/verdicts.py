@@ -16,6 +16,11 @@ def verdicts(found: pl.DataFrame) -> pl.DataFrame:
     return found.select(known).with_columns(*nothing).select(list(VERDICTS)).drop_nulls("reason").sort("at")
 
 
+def no_verdicts() -> pl.DataFrame:
+    """Nothing is decided about any row."""
+    return pl.DataFrame(schema=dict(VERDICTS))
+
+
 def examples(found: pl.DataFrame, detail: str = "") -> str:
     """The ids of the first rows, for a note: ``r1, r2 and 7 more``; ``detail`` is a column to put behind each id."""
     rows = found.head(_NAMED)
