@@ -45,7 +45,7 @@ def fetch(dataset: str, *, hub: str, name: str | None, revision: str | None, par
     folder = Path(dataset).expanduser()
     if folder.is_dir():
         return folder, choose(_files_below(folder), _card(folder / CARD), dataset, name, part)
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", dataset):
+    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", dataset):
         raise DataError("no such data set", where=dataset, hint="write owner/name, or the path of a folder")
     return _fetched(dataset, hub, name, revision, part)
 
@@ -84,7 +84,7 @@ def _from_huggingface(dataset: str, name: str | None, revision: str | None, part
             where=dataset,
             hint="check the name; private ones: hf auth login",
         ) from None
-    except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, OSError, RuntimeError) as error:
+    except (errors.HfHubHTTPError, errors.HFValidationError, OSError, RuntimeError) as error:
         raise _unreachable("the Hugging Face Hub", dataset, error) from error
     return folder, chosen
 

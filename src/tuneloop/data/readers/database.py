@@ -1,5 +1,7 @@
 """Rows of a database: a table or a query, by URL or by the path of a SQLite file, streamed and never written to.
 
+SQLite and PostgreSQL are opened for reading only; elsewhere nothing is ever committed.
+
 A password stands in the URL only as ``${NAME}``, the name of an environment variable; its value is put in when the
 connection is made and is neither logged nor stored.
 """
@@ -95,11 +97,11 @@ def _engine(url: str, name: str) -> Engine:
         if parsed.get_backend_name() == "sqlite":
             return _sqlite(Path(parsed.database or ""))
         return create_engine(parsed, poolclass=NullPool)
-    except (ArgumentError, ValueError):
-        raise DataError("this is not a database URL", where=name, hint=hint) from None
     except (NoSuchModuleError, ImportError) as error:
         extra = "pip install 'tuneloop[sql]'" if "psycopg" in str(error) else "install the driver that the URL names"
         raise DataError(f"no driver for this database: {error}", where=name, hint=extra) from None
+    except (ArgumentError, ValueError):
+        raise DataError("this is not a database URL", where=name, hint=hint) from None
 
 
 def _filled(url: URL) -> URL:
@@ -157,16 +159,16 @@ def _read(engine: Engine, name: str, options: ReadOptions) -> RawFile:
 
 def _rows(engine: Engine, name: str, options: ReadOptions, columns: list[str]) -> Iterator[RawRow]:
     with _refusals(engine, name), engine.connect() as connection:
+        if engine.dialect.name == "postgresql":
+            connection.execution_options(postgresql_readonly=True)
         statement = options.query or _select(connection, name, options.table)
         streaming: dict[str, Any] = {"stream_results": True, "yield_per": _FETCH_ROWS, "no_parameters": True}
-        if engine.dialect.name == "postgresql":
-            streaming["postgresql_readonly"] = True
-        result = connection.execution_options(**streaming).exec_driver_sql(statement)
-        if not result.returns_rows:
-            raise DataError("the query returns no rows", where=name, hint="write a SELECT")
-        columns += column_names(list(result.keys()))
-        for number, values in enumerate(result, 1):
-            yield typed_row(number, columns, values)
+        with connection.execution_options(**streaming).exec_driver_sql(statement) as result:
+            if not result.returns_rows:
+                raise DataError("the query returns no rows", where=name, hint="write a SELECT")
+            columns += column_names(list(result.keys()))
+            for number, values in enumerate(result, 1):
+                yield typed_row(number, columns, values)
 
 
 def _select(connection: Connection, name: str, table: str | None) -> str:

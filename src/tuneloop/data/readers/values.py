@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from datetime import date, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -19,7 +19,7 @@ _AS_THEY_ARE = (str, int, bool, type(None))
 def plain(value: Any) -> Any:
     """A value as JSON has it.
 
-    Dates and times become ISO 8601 text, decimals their digits, bytes text where they are UTF-8 and otherwise their length
+    Dates and times become ISO 8601 text (in UTC where they have a zone: a session's own would differ), decimals their digits, bytes text where they are UTF-8 and otherwise their length
     and hash, a float that is no number ``None``.
     """
     if type(value) in _AS_THEY_ARE:
@@ -36,6 +36,8 @@ def plain(value: Any) -> Any:
 
 
 def _as_text(value: Any) -> Any:
+    if isinstance(value, datetime) and value.tzinfo is not None:
+        return value.astimezone(UTC).isoformat()
     if isinstance(value, date | time):
         return value.isoformat()
     if isinstance(value, timedelta):
