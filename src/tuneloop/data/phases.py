@@ -20,7 +20,7 @@ from tuneloop.data.records import json_lines
 from tuneloop.data.steps import Step, WholeStep
 from tuneloop.data.steps.redact import Redact
 from tuneloop.rundir import write_atomic
-from tuneloop.types import SPLITS
+from tuneloop.types import SPLITS, Split
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,11 +144,11 @@ def finish(task: Task, labels: tuple[str, ...]) -> Facts:
     return emit(work, task.config, part, divide(frame, verdict), verdict["split"], labels)
 
 
-def training(task: Task) -> pl.DataFrame:
-    """The rows of a part that are in the training split."""
+def rows_of(task: Task, splits: Sequence[Split]) -> pl.DataFrame:
+    """The rows of a part that are in these splits."""
     frame = load(task, cleaned=True)
     verdict = task.work.get(f"verdict-{task.segment}", task.part)
-    return frame.filter(alive()).filter(verdict["split"] == "train")
+    return frame.filter(alive()).filter(verdict["split"].is_in(list(splits)))
 
 
 def divide(frame: pl.DataFrame, verdict: pl.DataFrame) -> pl.DataFrame:

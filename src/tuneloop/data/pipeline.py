@@ -25,7 +25,7 @@ from tuneloop.data.phases import StepCount, Task
 from tuneloop.errors import DataError
 from tuneloop.progress import log, track
 from tuneloop.rundir import RunDir, disk_error, fsync_path
-from tuneloop.types import SPLITS
+from tuneloop.types import SPLITS, Split
 
 
 def run(config: DataConfig, out: RunDir, ask: makers.Ask | None = None, asked: str = "") -> DataArtifact:
@@ -197,6 +197,7 @@ class _Stage:
         """Let the makers make new training rows out of the training rows; they follow the others as parts of their own."""
         if not self.config.makers:
             return []
+        tasks = [self.task(len(self.plan) - 1, part) for part in self.parts]
         around = makers.Around(
             seed=self.config.seed,
             labels=tally.add(tallies)["classes"]["train"],
@@ -204,10 +205,10 @@ class _Stage:
             ask=self.ask,
             asked=self.asked,
             report=lambda **counts: self.made.append(counts),
+            held_out=_Rows(tasks, ("validation", "test")),
         )
-        real, marks = list(self.parts), []
-        training = _Training([self.task(len(self.plan) - 1, part) for part in real])
-        for part, frame in enumerate(makers.run(self.config.makers, training, around), len(real)):
+        marks = []
+        for part, frame in enumerate(makers.run(self.config.makers, _Rows(tasks, ("train",)), around), len(tasks)):
             self.parts.append(part)
             places = pl.Series(["train"], dtype=pl.String).new_from_index(0, frame.height)
             marks.append(phases.emit(self.work, self.config, part, frame, places, labels))
@@ -221,13 +222,14 @@ class _Stage:
 
 
 @dataclass(frozen=True)
-class _Training:
-    """The rows of the training split, part by part, as often as somebody asks."""
+class _Rows:
+    """The rows of some splits, part by part, as often as somebody asks."""
 
     tasks: Sequence[Task]
+    splits: tuple[Split, ...]
 
     def __iter__(self) -> Iterator[pl.DataFrame]:
-        return map(phases.training, self.tasks)
+        return (phases.rows_of(task, self.splits) for task in self.tasks)
 
 
 def _regions(config: DataConfig) -> tuple[str, ...]:
