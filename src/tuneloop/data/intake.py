@@ -23,12 +23,17 @@ from tuneloop.types import record_id
 PHASE = "read"
 MEDIA = "media"
 """Where images that rows refer to are saved, in the folder of the stage."""
+_LISTED = 20
+"""Of more files than this, only the first of each kind is named."""
 _FLUSH_S = 120.0
 """A part is also closed after this time: pages and recordings are dear, and a killed run must not read them twice."""
 
 
-_Read = tuple[RawRow, str, formats.Detected, int, str | None]
-"""A raw row with the name and format of its file, the index of its source, and the split that one prescribes."""
+_Read = tuple[RawRow, str, formats.Detected | None, int, str | None]
+"""A raw row with the name and format of its file (None: it has none), the index of its source, and the split that one
+prescribes."""
+UNREADABLE = "unreadable"
+"""The format of a file among several of which nothing can be used."""
 
 
 class Intake:
@@ -54,6 +59,7 @@ class Intake:
                 self._read[name] = self._read.get(name, 0) + rows
             self._finished |= mark["finished"]
         self._unsaved: dict[str, Facts] = {}
+        self._shown: set[str] = set()
 
     @property
     def files(self) -> list[Facts]:
@@ -63,7 +69,7 @@ class Intake:
     @property
     def detected(self) -> str:
         """What the rows were, in words."""
-        return "; ".join(dict.fromkeys(facts["detected"] for facts in self.files))
+        return "; ".join(dict.fromkeys(facts["detected"] for facts in self.files if facts["format"] != UNREADABLE))
 
     @property
     def rows(self) -> int:
@@ -93,33 +99,58 @@ class Intake:
                         yield self._close()
             if self._rows or self._unsaved:
                 yield self._close()
-        formats.check_kept(self._config, [facts["missing"] for facts in self.files])
+        usable = [facts for facts in self.files if facts["format"] != UNREADABLE]
+        if not usable:
+            first = self.files[0]
+            raise DataError(
+                f"none of the {len(self.files):,} files can be used; the first is {first['detected']}",
+                where=first["file"],
+                hint="check the path, data.format and the extras that read such files",
+            )
+        formats.check_kept(self._config, [facts["missing"] for facts in usable])
 
     def _late(self) -> bool:
         return len(self._rows) % 16 == 0 and time.monotonic() - self._since > _FLUSH_S
 
     def _rows_of(self, source: sources.SourceFile) -> Iterator[_Read]:
-        raw = sources.read(self._config, source, self._work.folder.parent / MEDIA)
-        _refuse_unreadable(raw)
-        detected = formats.detect(raw, self._config)
+        raw: RawFile | None = None
+        detected: formats.Detected | None = None
         pinned = self._config.sources[source.source].split
-        known, rows = self._read.get(source.name, 0), 0
-        if not known:
-            _announce(raw, detected)
-        rows = known
+        try:
+            raw = sources.read(self._config, source, self._work.folder.parent / MEDIA)
+            _refuse_unreadable(raw)
+            detected = formats.detect(raw, self._config)
+            words = detected.words
+        except DataError as error:
+            if sum(other.source == source.source for other in self._sources) == 1:
+                raise
+            raw, words = _refused(raw, source.name, error), f"{UNREADABLE}: {error.what}"
+            log(f"{source.name}: not used: {error.what}")
+        known = rows = self._read.get(source.name, 0)
+        if detected and not known:
+            self._announce(raw, detected)
         for row in islice(raw.rows, known, None):
             rows += 1
             yield row, raw.name, detected, source.source, pinned
+        used = detected.used if detected else raw.columns
         self._unsaved[source.name] = {
             "file": raw.name,
             "rows": rows,
-            "format": detected.kind,
-            "detected": detected.words,
-            "missing": list(detected.missing),
-            "unused_columns": [c for c in raw.columns if c not in detected.used],
+            "format": detected.kind if detected else UNREADABLE,
+            "detected": words,
+            "missing": list(detected.missing) if detected else [],
+            "unused_columns": [c for c in raw.columns if c not in used],
             "split": pinned,
             **raw.facts,
         }
+
+    def _announce(self, raw: RawFile, detected: formats.Detected) -> None:
+        """Say what was found; of many files of one kind the first is shown with a row."""
+        if detected.words not in self._shown:
+            self._shown.add(detected.words)
+            _show(raw, detected)
+        elif len(self._sources) <= _LISTED:
+            log(f"{raw.name}: {detected.words}")
 
     def _close(self) -> int:
         """Write a part and begin the next one."""
@@ -170,6 +201,8 @@ def _understand(rows: Sequence[_Read]) -> pl.DataFrame:
         }
     )
     readable = [k for k, row in enumerate(rows) if row[0].problem is None]
+    if detected is None or not readable:
+        return place
     meaning = formats.understand_all([rows[k][0].fields for k in readable], detected)
     if len(readable) < len(rows):
         at = pl.DataFrame({"_at": range(len(rows))}, schema={"_at": pl.Int64})
@@ -200,7 +233,22 @@ def _refuse_unreadable(raw: RawFile) -> None:
         )
 
 
-def _announce(raw: RawFile, detected: formats.Detected) -> None:
+def _refused(raw: RawFile | None, name: str, error: DataError) -> RawFile:
+    """A file that cannot be used, among others that can: its rows go to the ledger with the reason."""
+    if raw is None or not raw.head:
+        return RawFile.start(name, [RawRow(1, "", problem=(READ, f"unreadable file: {error.what}"))])
+    known = raw.rows
+
+    def rows() -> Iterator[RawRow]:
+        for row in known:
+            row.problem = row.problem or (READ, f"unreadable file: {error.what}")
+            yield row
+
+    raw.rows = rows()
+    return raw
+
+
+def _show(raw: RawFile, detected: formats.Detected) -> None:
     """Say what was found, with one row as it will be understood."""
     kind = raw.facts.get("encoding")
     log(f"{raw.name}: " + (f"{kind}, " if kind else "") + detected.words)

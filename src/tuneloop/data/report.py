@@ -14,7 +14,7 @@ from tuneloop.data.summary import Facts
 from tuneloop.types import SPLITS
 
 _SAMPLE_CHARACTERS = 220
-_CLASSES = 120
+_CLASSES, _FILES = 120, 100
 _LENGTHS = (10, 20, 40, 80, 160, 320, 640, 1280, 2560, 5120)
 
 
@@ -264,8 +264,9 @@ def _files(files: Sequence[Mapping[str, Any]]) -> page.Html:
             ", ".join(f["unused_columns"][:12]) or "–",
             f["split"] or "by ratio",
         )
-        for f in files
+        for f in files[:_FILES]
     ]
+    more = [page.paragraph(f"and {len(files) - _FILES:,} more files", soft=True)] if len(files) > _FILES else []
     return page.section(
-        "Sources", page.table(["file", "rows", "encoding", "read as", "columns not used", "split"], rows)
+        "Sources", page.table(["file", "rows", "encoding", "read as", "columns not used", "split"], rows), *more
     )

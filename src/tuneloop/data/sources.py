@@ -15,9 +15,13 @@ from tuneloop.data.readers import BY_SUFFIX, DATABASES, ReadOptions, is_database
 from tuneloop.data.readers.unpack import inner_name
 from tuneloop.data.rows import RawFile
 from tuneloop.errors import DataError
+from tuneloop.progress import log
 from tuneloop.rundir import sha256_file
 
 SUFFIXES = tuple(suffix for suffix in BY_SUFFIX if suffix not in DATABASES)
+
+_TABLES = (".csv", ".tsv", ".tab", ".json", ".jsonl", ".ndjson", ".parquet", ".arrow", ".xlsx")
+"""Files whose rows may refer to pictures and recordings beside them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,13 +90,26 @@ def _paths(path: Path) -> list[Path]:
         inside = sorted(p for p in path.rglob("*") if is_readable(p) and p.is_file())
         if not inside:
             raise DataError("no data file in this folder", where=str(path), hint=f"it may hold {' '.join(SUFFIXES)}")
-        return inside
+        return _without_media(inside, path)
     if any(c in path.name for c in "*?[") and not path.exists():
         matching = sorted(p for p in path.parent.glob(path.name) if p.is_file())
         if not matching:
             raise DataError("no file matches", where=str(path), hint=f"look there: ls {path.parent}")
         return matching
     return [_one_file(path)]
+
+
+def _without_media(inside: list[Path], folder: Path) -> list[Path]:
+    """The pictures and recordings beside tables belong to the rows of these tables."""
+    media = [p for p in inside if p.suffix.lower() in (*documents.IMAGE_SUFFIXES, *documents.AUDIO_SUFFIXES)]
+    tables = [p for p in inside if inner_name(p).suffix.lower() in _TABLES]
+    if not media or not tables:
+        return inside
+    log(
+        f"{folder}: {len(media):,} pictures and recordings beside {len(tables):,} data files are taken as parts of their rows"
+    )
+    log("  to read them as documents, name them: {path: FOLDER/*.png}")
+    return [p for p in inside if p not in set(media)]
 
 
 def _one_file(path: Path) -> Path:

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from tuneloop.data.config import DataConfig
-from tuneloop.data.intake import Intake
+from tuneloop.data.intake import UNREADABLE, Intake
 from tuneloop.data.phases import StepCount
 from tuneloop.types import SPLITS, Split
 
@@ -57,6 +57,7 @@ def build(
         "personal_data": dict(sorted(total["personal"].items())),
         **found,
         "warnings": [
+            *_file_warnings(intake),
             *_step_warnings(config, step_counts),
             *_cluster_warnings(found["clusters"], total["rows"]),
             *notes,
@@ -64,6 +65,13 @@ def build(
             *(f"{b['split']} split, {b['field']}: {b['reason']}" for b in found["balance"] if b["decision"] == "fail"),
         ],
     }
+
+
+def _file_warnings(intake: Intake) -> list[str]:
+    bad = [facts for facts in intake.files if facts["format"] == UNREADABLE]
+    if not bad:
+        return []
+    return [f"{len(bad):,} of {len(intake.files):,} files could not be used; {bad[0]['file']} is {bad[0]['detected']}"]
 
 
 def _step_warnings(config: DataConfig, counts: list[dict[str, Any]]) -> list[str]:

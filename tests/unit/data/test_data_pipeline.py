@@ -228,3 +228,33 @@ def test_steps_are_the_ones_configured(tmp_path: Path) -> None:
     artifact, out = stage(tmp_path, "text,label\nsame,x\nsame,x\ncafÃ©,x\n", steps=("repair",))
     assert artifact.counts["kept"] == 3
     assert ledger(out)["changed_by"].to_list() == [[], [], [Repair.name]]
+
+
+def test_one_damaged_file_among_others_costs_its_rows_and_not_the_run(tmp_path: Path) -> None:
+    folder = tmp_path / "raw"
+    folder.mkdir()
+    for k in range(3):
+        (folder / f"good{k}.csv").write_text(f"text,label\nquestion {k} a,x\nquestion {k} b,y\n")
+    (folder / "empty.csv").write_text("")
+    (folder / "list.json").write_text('["a", "b"]')
+    out = RunDir(tmp_path / "out")
+    out.path.mkdir()
+
+    artifact = run(DataConfig(sources=folder), out)
+
+    lost = ledger(out).filter(pl.col("step") == "read").select("origin", "reason").rows()
+    assert artifact.counts["rows_in"] == 6 + 1 + 2
+    assert [origin for origin, _ in lost] == ["empty.csv:1", "list.json:1", "list.json:1#2"]
+    assert lost[0][1] == "unreadable file: the file is empty"
+    warnings = json.loads((out / "summary.json").read_text())["warnings"]
+    assert warnings[0] == "2 of 5 files could not be used; empty.csv is unreadable: the file is empty"
+
+
+def test_a_folder_of_nothing_but_damaged_files_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    for name in ("a.csv", "b.csv"):
+        (tmp_path / "raw" / name).write_text("")
+    out = RunDir(tmp_path / "out")
+    out.path.mkdir()
+    with pytest.raises(DataError, match="none of the 2 files can be used; the first is unreadable: the file is empty"):
+        run(DataConfig(sources=tmp_path / "raw"), out)
