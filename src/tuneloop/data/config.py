@@ -228,7 +228,7 @@ class DataConfig(Config):
     group_column: str | None = None
     """Rows with one value of this kept column (a customer, a document) never stand in two splits."""
 
-    near_leaks: float | None = Field(default=0.8, gt=0.0, le=1.0)
+    near_leaks: float | None = Field(default=0.8, ge=0.1, le=1.0)
     """Prompts at least this similar stay in one split, and free ones like a prescribed test row are dropped; null: off."""
 
     seed: int = 0

@@ -27,6 +27,8 @@ _ID_CARD = re.compile(
 _OLD_ID_CARD = re.compile(r"(?<![0-9])(?<![0-9][.\-])[1-9][0-9]{7}[01][0-9][0-3][0-9]{4}(?![0-9A-Za-z]|[.\-][0-9])")
 _DIGIT_GROUPS = re.compile(r"(?<![0-9])(?<![0-9][.])[0-9](?:[ \-]?[0-9]){11,79}(?![0-9A-Za-z])")
 _GROUPING = re.compile("(?:[0-9]+|(?:4 ){2,4}[1-4]|4 6 [45]|6 1[0-3])")
+_MAESTRO = re.compile("(?:50|5[6-8]|6[037])(?:[0-9]{10,13}|[0-9]{15,17})")
+"""First digits that many other numbers have, in a length that no other scheme uses."""
 _IBAN = re.compile(
     r"(?<![A-Za-z0-9])[A-Z]{2}[0-9]{2}(?:[ \-]?[A-Z0-9]{4}){2,7}(?:[ \-]?[A-Z0-9]{1,3})?(?![A-Za-z0-9])", re.IGNORECASE
 )
@@ -89,7 +91,7 @@ def _is_card(piece: Piece, at: int, digits: str, groups: int) -> bool:
     """One number in ten passes Luhn: the words before it decide where its shape is not a card's alone."""
     if groups > 1 or piece.says(context.CARD, at):
         return True
-    return len(digits) >= 14 and not piece.says(context.OTHER_NUMBER, at)
+    return len(digits) >= 14 and not _MAESTRO.fullmatch(digits) and not piece.says(context.OTHER_NUMBER, at)
 
 
 def passports(piece: Piece) -> Found:

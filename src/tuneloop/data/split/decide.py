@@ -74,7 +74,7 @@ def _assign(digests: pl.LazyFrame, config: DataConfig) -> tuple[Array, pl.DataFr
 
 
 def _check_columns(rows: Rows, config: DataConfig) -> list[str]:
-    hint = "keep the column: data.keep_columns; or correct its name"
+    hint = "compare the name with the columns of the files"
     for name, values in zip(rows.strata.names, rows.strata.values, strict=True):
         if name != LABEL and values == [""]:
             raise DataError(f"no row has a value in {name!r}", where="data.stratify_columns", hint=hint)
