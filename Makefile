@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: help install demo test test-slow lint format bench bench-train bench-tables constraints clean
+.PHONY: help install install-tests demo test test-slow lint format bench bench-train bench-tables constraints clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -11,16 +11,19 @@ help:  ## this list
 install:  ## make .venv with the pinned dependencies (does nothing when it is up to date)
 	@$(PYTHON) scripts/bootstrap.py
 
+install-tests:  ## the same with everything that the tests need
+	@$(PYTHON) scripts/bootstrap.py --tests
+
 demo: install  ## the whole loop on a real small model: raw file to served, compared model and report
 	@$(BIN)/tuneloop run examples/bank-support/tuneloop.yaml
 
-test: install  ## the tests
+test: install-tests  ## the tests
 	@$(BIN)/python -m pytest -q -m "not slow"
 
-test-slow: install  ## the longer proofs
+test-slow: install-tests  ## the longer proofs
 	@$(BIN)/python -m pytest -q -m slow --timeout 3600
 
-lint: install  ## ruff and mypy --strict
+lint: install-tests  ## ruff and mypy --strict
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
 format: install  ## let ruff sort imports and format

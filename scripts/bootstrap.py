@@ -1,6 +1,7 @@
 """Make ``.venv`` and install Tuneloop with everything it needs, on nothing but Python's standard library.
 
-    python3 scripts/bootstrap.py            what `make demo` and `make test` begin with; seconds when nothing changed
+    python3 scripts/bootstrap.py            what `make demo` begins with; seconds when nothing changed
+    python3 scripts/bootstrap.py --tests    what `make test` begins with: also every reader, Ray, and what tests compare with
     python3 scripts/bootstrap.py --freeze   rewrite constraints.txt from a fresh environment
 
 Debian and Ubuntu ship ``python3`` without ``ensurepip`` (it sits in python3-venv). Then pip comes, in this order, from
@@ -38,6 +39,8 @@ CONSTRAINTS = ROOT / "constraints.txt"
 OLDEST, NEWEST = (3, 11), (3, 13)
 SYSTEM_WHEELS = Path("/usr/share/python-wheels")
 TIMEOUT_S = 60
+DEMO, TESTS = "all,dev", "all,data,ray,dev,peers"
+"""Extras of Tuneloop: the loop, and everything."""
 
 
 class BootstrapError(Exception):
@@ -46,13 +49,15 @@ class BootstrapError(Exception):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Make .venv and install Tuneloop into it.")
+    parser.add_argument("--tests", action="store_true", help="install what the tests need, too")
     parser.add_argument("--freeze", action="store_true", help="rewrite constraints.txt from a fresh environment")
     try:
         check_python()
-        if parser.parse_args().freeze:
+        wanted = parser.parse_args()
+        if wanted.freeze:
             freeze()
         else:
-            install()
+            install(TESTS if wanted.tests else DEMO)
     except BootstrapError as error:
         sys.exit(f"error: {error}")
     except subprocess.CalledProcessError as error:
@@ -72,9 +77,10 @@ def check_python() -> None:
         print(f"note: Python {version} is newer than what Tuneloop is tested with (3.11 to 3.13)", file=sys.stderr)
 
 
-def install() -> None:
-    """Everything, unless the stamp says that it is there."""
-    if STAMP.exists() and STAMP.read_text() == key() and works(PYTHON):
+def install(extras: str) -> None:
+    """Tuneloop with these extras, unless the stamp says that they, or more, are there."""
+    enough = (key(extras), key(TESTS))
+    if STAMP.exists() and STAMP.read_text() in enough and works(PYTHON):
         return
     say("installing into .venv (the first time takes some minutes)")
     make_environment(VENV)
@@ -84,14 +90,14 @@ def install() -> None:
     say(f"installing torch{cheaper}")
     pip(PYTHON, "install", torch_requirement(), *torch_index())
     say("installing Tuneloop and the pinned versions of constraints.txt")
-    pip(PYTHON, "install", "-c", str(CONSTRAINTS), "-e", f"{ROOT}[all,dev]")
-    STAMP.write_text(key())
+    pip(PYTHON, "install", "-c", str(CONSTRAINTS), "-e", f"{ROOT}[{extras}]")
+    STAMP.write_text(key(extras))
     say("installed")
 
 
-def key() -> str:
+def key(extras: str) -> str:
     """What an installation depends on."""
-    parts = [(ROOT / "pyproject.toml").read_bytes(), CONSTRAINTS.read_bytes()]
+    parts = [extras.encode(), (ROOT / "pyproject.toml").read_bytes(), CONSTRAINTS.read_bytes()]
     parts += [sys.version.encode(), str(VENV).encode(), os.environ.get("TORCH_INDEX_URL", "").encode()]
     return hashlib.sha256(b"\0".join(parts)).hexdigest() + "\n"
 
@@ -250,7 +256,7 @@ def freeze() -> None:
         python = Path(name) / "bin" / "python"
         make_environment(Path(name))
         pip(python, "install", torch_requirement(), *torch_index())
-        pip(python, "install", f"{ROOT}[all,dev]")
+        pip(python, "install", f"{ROOT}[{TESTS}]")
         found = subprocess.run([python, "-m", "pip", "freeze"], capture_output=True, text=True, check=True).stdout
     pins = [re.sub(r"\+.*", "", line) for line in found.splitlines() if re.match(r"[\w.\-]+==", line)]
     own = ("tuneloop==", "nvidia-", "triton==")  # torch's CUDA build pins its companions itself

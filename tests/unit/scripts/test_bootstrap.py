@@ -159,12 +159,16 @@ def test_an_up_to_date_environment_is_left_alone(
     monkeypatch.setattr(bootstrap, "make_environment", made.append)
     monkeypatch.setattr(bootstrap, "pip", lambda *_: None)
     monkeypatch.setattr(bootstrap, "torch_requirement", lambda: "torch")
-    bootstrap.install()
-    bootstrap.install()
+    bootstrap.install(bootstrap.DEMO)
+    bootstrap.install(bootstrap.DEMO)
     assert len(made) == 1
     (tmp_path / "constraints.txt").write_text("another version")
-    bootstrap.install()
+    bootstrap.install(bootstrap.DEMO)
     assert len(made) == 2
+    bootstrap.install(bootstrap.TESTS)
+    assert len(made) == 3
+    bootstrap.install(bootstrap.DEMO)
+    assert len(made) == 3, "what the tests need is more than what the demo needs"
 
 
 def test_constraints_pin_one_version_each_and_torch_without_a_local_tag() -> None:
