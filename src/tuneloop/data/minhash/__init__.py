@@ -56,7 +56,7 @@ def near_pairs(
     digests = digest(texts, shingling) if isinstance(texts, pl.Series) else texts
     pairs = candidates(Sketches.read(digests.lazy()), threshold)
     similarity = compare(digests["text"], shingling)(pairs.i, pairs.j, pairs.kind)
-    found = pl.DataFrame({"i": pairs.i, "j": pairs.j, "similarity": similarity}).filter(
-        pl.col("similarity") >= threshold
-    )
+    enough = similarity >= threshold
+    positions = {"i": pairs.i[enough].astype("int64"), "j": pairs.j[enough].astype("int64")}
+    found = pl.DataFrame(positions | {"similarity": similarity[enough]})
     return found.group_by("j", "i", maintain_order=True).agg(pl.col("similarity").max()).select("i", "j", "similarity")

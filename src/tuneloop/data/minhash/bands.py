@@ -21,8 +21,9 @@ WHOLE_BUCKET = 200
 """In a bucket up to this size all rows are compared with each other."""
 LEADERS, NEIGHBOURS = 8, 2
 """In a larger one each row with the first ones, and with those next to it when sorted by the next band."""
-PAIRS_BASE, PAIRS_PER_ROW = 20_000_000, 4
-"""So many pairs are kept at most (8 bytes each); a band that might exceed them compares less."""
+PAIRS_BASE, PAIRS_PER_ROW = 4_000_000, 4
+"""About so many pairs are kept at most; a band that might exceed them compares less. It takes a template for that, and it
+bounds the time: an exact comparison costs some microseconds."""
 _ROWS_A_PART, _PAIRS_A_PART = 8_192, 2_048
 _KEYS_A_PASS = 20_000_000
 """Keys (8 bytes each) that are held at a time: reading the sketches once for several bands is cheaper."""
@@ -37,7 +38,7 @@ class Sketches:
     kind: Array
     """uint8 [E]: characters or words."""
     row: Array
-    """int64 [E]: the row of each sketch, ascending."""
+    """int32 [E]: the row of each sketch, ascending."""
 
     @classmethod
     def read(cls, digests: pl.LazyFrame, place: Array | None = None, rows_a_read: int = 250_000) -> Sketches:
@@ -64,12 +65,12 @@ class Sketches:
             target = first[start : start + len(part)]
             matrix[target] = found[source]
             matrix[target[double] + 1] = found[source[double] + 1]
-        return cls(matrix, kind, np.repeat(np.arange(len(ways)), count))
+        return cls(matrix, kind, np.repeat(np.arange(len(ways), dtype=np.int32), count))
 
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """Pairs of rows i < j, ordered by j and then i, and how they are to be compared."""
+    """Pairs of rows i < j (integers), ordered by j and then i, and how they are to be compared."""
 
     i: Array
     j: Array
@@ -96,8 +97,7 @@ def candidates(sketches: Sketches, threshold: float) -> Candidates:
                 refining = keys
                 progress.update()
         found.flush()
-    j, i = np.divmod(found.codes, np.uint64(max(rows, 1)))
-    i, j = i.astype(np.int64), j.astype(np.int64)
+    i, j = found.pairs()
     pairs = Candidates(sketches.row[i], sketches.row[j], sketches.kind[i], found.largest, found.thinned)
     if len(sketches.row) == (sketches.row[-1] + 1 if rows else 0):
         return pairs
@@ -154,9 +154,16 @@ class _Found:
         if len(self.codes):
             at = np.minimum(np.searchsorted(self.codes, new), len(self.codes) - 1)
             new = new[self.codes[at] != new]
-        j, i = np.divmod(new, np.uint64(len(self._matrix)))
-        new = new[agreement(self._matrix, i.astype(np.int64), j.astype(np.int64)) >= self._agreeing]
+        new = new[agreement(self._matrix, *self._split(new)) >= self._agreeing]
         self.codes = np.sort(np.concatenate([self.codes, new])) if len(self.codes) else new
+
+    def pairs(self) -> tuple[Array, Array]:
+        """All pairs i < j (int32), ordered by j and then i."""
+        return self._split(self.codes)
+
+    def _split(self, codes: Array) -> tuple[Array, Array]:
+        j = codes // np.uint64(max(len(self._matrix), 1))
+        return (codes - j * np.uint64(len(self._matrix))).astype(np.int32), j.astype(np.int32)
 
     def _pairs(self, keys: Array, refining: Array) -> Iterator[tuple[Array, Array]]:
         order, start, size = _runs(keys)

@@ -53,9 +53,9 @@ class KeepFirst:
         """Compare up to ``width`` pairs of each undecided row, and return the pairs that may still matter."""
         starts = np.flatnonzero(np.concatenate([[True], pairs.j[1:] != pairs.j[:-1]]))
         sizes = np.diff(starts, append=len(pairs.j))
-        waits = np.cumsum(self._state[pairs.i] == _OPEN)
+        waits = np.cumsum(self._state[pairs.i] == _OPEN, dtype=np.int32)
         before = np.repeat(waits[starts] - (self._state[pairs.i[starts]] == _OPEN), sizes)
-        nth = np.arange(len(pairs.j)) - np.repeat(starts, sizes)
+        nth = np.arange(len(pairs.j), dtype=np.int32) - np.repeat(starts.astype(np.int32), sizes)
         ready = (waits == before) & (nth < width)  # every earlier row that it might go for is decided
         self._drop(pairs.take(ready))
         state = self._state

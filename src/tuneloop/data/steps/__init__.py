@@ -36,6 +36,7 @@ BUILT_IN: Mapping[str, str] = {
     "symbols": "tuneloop.data.steps.symbols:Symbols",
     "language": "tuneloop.data.steps.language:Language",
     "toxicity": "tuneloop.data.steps.toxicity:Toxicity",
+    "perplexity": "tuneloop.data.steps.perplexity:Perplexity",
     "labels": "tuneloop.data.steps.labels:Labels",
     "mislabelled": "tuneloop.data.steps.mislabelled:Mislabelled",
     "exact_duplicates": "tuneloop.data.steps.exact:ExactDuplicates",

@@ -41,8 +41,8 @@ class SemanticDuplicates(WholeBase):
     """Cosine similarity from which two texts count as the same; its scale is the model's own."""
 
     model: str = HASHING
-    """``hashing``: TF-IDF of character n-grams and latent semantic analysis, no model needed; or the folder of a
-    sentence-embedding model (mean pooling)."""
+    """``hashing``: TF-IDF of character n-grams and latent semantic analysis, no model needed, blind to the order of words;
+    or the folder of a sentence-embedding model (mean pooling)."""
 
     _notes: list[str] = PrivateAttr(default_factory=list)
 

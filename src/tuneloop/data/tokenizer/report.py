@@ -49,7 +49,8 @@ def _fits(made: Mapping[str, Any], base: Mapping[str, Any] | None, name: str | N
             rows.append(_row(str(name), base["fits"][k]))
         said = f"{fit['texts']:,} texts, {fit['characters']:,} characters"
         if base:
-            said += f": {1 - fit['tokens'] / max(1, base['fits'][k]['tokens']):+.1%} tokens saved"
+            change = fit["tokens"] / max(1, base["fits"][k]["tokens"]) - 1
+            said += f": {abs(change):.1%} {'more' if change > 0 else 'fewer'} tokens than {name}"
         parts += [f"<h3>{page.text(fit['language'])}</h3>", page.paragraph(said, soft=True), page.table(_HEAD, rows)]
     hint = (
         "Fewer tokens per word or character means shorter rows, faster training and cheaper answers. A base model only "
