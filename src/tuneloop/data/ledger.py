@@ -118,10 +118,10 @@ def raw_of(path: Path, ids: Sequence[str]) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One step changed one message; ``message`` counts from 0, and -1 - k is the reasoning of message k."""
+    """One step changed one message; ``message`` counts from 0, -1 - k is the reasoning of message k, None is the class."""
 
     step: str
-    message: int
+    message: int | None
     before: str
     after: str
 

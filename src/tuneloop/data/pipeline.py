@@ -143,9 +143,10 @@ class _Stage:
                     self.work.put(f"verdict-{k}", part, mine)
             gone = int(verdicts["reason"].is_not_null().sum())
             notes = [f"{step.name}: {note}" for note in step.notes]
-            facts = {"dropped": gone, "notes": notes, "seconds": time.perf_counter() - clock}
+            renamed = int(verdicts["label"].is_not_null().sum()) if "label" in verdicts.columns else 0
+            facts = {"dropped": gone, "changed": renamed, "notes": notes, "seconds": time.perf_counter() - clock}
             mark = self.work.mark(f"verdict-{k}", -1, facts)
-        self.counts.append(StepCount(step.name, sum(self._heights), mark["dropped"], 0, mark["seconds"]))
+        self.counts.append(StepCount(step.name, sum(self._heights), mark["dropped"], mark["changed"], mark["seconds"]))
         self.notes += mark["notes"]
         self.work.forget(f"digest-{k}")
 
