@@ -136,7 +136,12 @@ def names() -> list[str]:
     return [*BUILT_IN, *(e.name for e in entry_points(group=GROUP) if e.name not in BUILT_IN)]
 
 
-def _class_of(name: str) -> Any:
+def class_of(name: str) -> Any:
+    """The class behind a name.
+
+    Raises:
+        ValueError: There is none; with a hint in its second line.
+    """
     if name in BUILT_IN:
         module, _, attribute = BUILT_IN[name].partition(":")
         return getattr(importlib.import_module(module), attribute)
@@ -161,7 +166,7 @@ def check(name: str, options: Mapping[str, Any], folder: Path | None = None) -> 
     Raises:
         ValueError: With a hint in its second line, as configuration classes want it.
     """
-    kind = _class_of(name)
+    kind = class_of(name)
     try:
         maker = kind.model_validate(dict(options), context={"folder": folder})
     except ValidationError as error:
@@ -186,7 +191,7 @@ def create(name: str, options: Mapping[str, Any]) -> Maker:
     except ValueError as error:
         what, _, hint = str(error).partition("\nhint: ")
         raise ConfigError(what, where=f"data.makers {name}", hint=hint or None) from None
-    maker: Maker = _class_of(name)(**options)
+    maker: Maker = class_of(name)(**options)
     return maker
 
 

@@ -124,7 +124,12 @@ def names() -> list[str]:
     return [*BUILT_IN, *(e.name for e in entry_points(group=GROUP) if e.name not in BUILT_IN)]
 
 
-def _class_of(name: str) -> Any:
+def class_of(name: str) -> Any:
+    """The class behind a name.
+
+    Raises:
+        ValueError: There is none; with a hint in its second line.
+    """
     if name in BUILT_IN:
         module, _, attribute = BUILT_IN[name].partition(":")
         return getattr(importlib.import_module(module), attribute)
@@ -148,7 +153,7 @@ def create(name: str, options: Mapping[str, Any]) -> Step:
     except ValueError as error:
         what, _, hint = str(error).partition("\nhint: ")
         raise ConfigError(what, where=f"data.steps {name}", hint=hint or None) from None
-    step: Step = _class_of(name)(**options)
+    step: Step = class_of(name)(**options)
     return step
 
 
@@ -158,7 +163,7 @@ def check(name: str, options: Mapping[str, Any]) -> None:
     Raises:
         ValueError: With a hint in its second line, as configuration classes want it.
     """
-    kind = _class_of(name)
+    kind = class_of(name)
     try:
         kind(**options)
     except ValidationError as error:
