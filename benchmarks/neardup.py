@@ -8,7 +8,8 @@ edited copy is planted somewhere, so that a quarter of all rows are copies. What
 its Jaccard similarity is at least 0.7, whether it was planted or is an accident. Recall is measured over the true pairs
 that were planted or found by any arm, precision over the pairs that an arm reports.
 
-Speed is also given by processor time, which a busy machine changes less. Every arm is told to find pairs of Jaccard similarity 0.7 with 128 permutations, and runs in a process of its own with
+Speed is also given by processor time, which a busy machine changes less. Every arm is told to find pairs of Jaccard similarity 0.7, the peers with 128 permutations (their
+default or near it; tuneloop's sketches have 64), and runs in a process of its own with
 the texts in memory when the clock starts. Memory is the peak of the whole process (VmHWM of the kernel: ru_maxrss would
 inherit that of the parent). text-dedup knows no character n-grams (word 2-grams here) and reports clusters without
 checking them: what counts as its pairs is a row and the representative of its cluster. data-juicer (character 5-grams)

@@ -1,7 +1,7 @@
 """Rows that say almost the same: MinHash proposes pairs, the Jaccard similarity of the shingles themselves decides.
 
 shingles    text -> set of character or word n-grams; their hashes for many texts at a time
-sketch      hashes -> 128 bytes a text, and how many bands of them are needed
+sketch      hashes -> 64 bytes a text, and how many bands of them are needed
 bands       sketches -> pairs that may be similar
 exact       pairs -> their Jaccard similarity
 greedy      similar pairs -> which rows are kept
@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 LOWEST_THRESHOLD = 0.1
-"""Below this, sketches of 128 hashes overlook pairs."""
+"""Below this, sketches of 64 hashes overlook pairs."""
 
 
 def near_pairs(

@@ -233,6 +233,6 @@ def agreement(matrix: Array, i: Array, j: Array) -> Array:
         part = slice(start, start + _PAIRS_A_PART)
         one, other = words.take(i[part], axis=0), words.take(j[part], axis=0)
         same = np.add.reduce((one.view(np.uint8) == other.view(np.uint8)).view(np.uint64), axis=1)
-        # every byte of the sum of 16 words is at most 16; the multiplication adds up the eight bytes
+        # every byte of the sum of eight words is at most eight; the multiplication adds up the eight bytes
         out[part] = (same * np.uint64(0x0101010101010101)) >> np.uint64(56)
     return out

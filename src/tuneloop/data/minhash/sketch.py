@@ -2,7 +2,7 @@
 
 A sketch is the smallest value of each of ``HASHES`` permutations of the shingles' hashes (Broder 1997), of which eight
 bits are kept (b-bit minwise hashing, Li and König 2010): two texts of Jaccard similarity J agree in a place with
-probability J + (1 - J)/256. 128 bytes a text, whatever its length.
+probability J + (1 - J)/256. 64 bytes a text, whatever its length.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import polars as pl
 
 from tuneloop.data.minhash.shingles import BOTH, CHARACTERS, WORDS, Array, Shingling, hashes, kinds, mix
 
-HASHES = 128
+HASHES = 64
 MISSED = 0.002
 """A pair exactly at the threshold is overlooked by the bands with at most this probability; above it, far less."""
 _FILTERED = 0.0005
