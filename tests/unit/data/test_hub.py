@@ -27,7 +27,11 @@ def _online(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def published(tmp_path: Path) -> Path:
     folder = tmp_path / "published"
-    for file in ("data/train-00000-of-00002.jsonl", "data/train-00001-of-00002.jsonl", "data/test-00000-of-00001.jsonl"):
+    for file in (
+        "data/train-00000-of-00002.jsonl",
+        "data/train-00001-of-00002.jsonl",
+        "data/test-00000-of-00001.jsonl",
+    ):
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
         (folder / file).write_text(json.dumps({"text": file, "label": "x"}) + "\n", encoding="utf-8")
     (folder / "README.md").write_text("---\nlicense: mit\n---\n# Rows\n", encoding="utf-8")
