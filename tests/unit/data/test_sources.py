@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tuneloop.data import DataConfig, input_hashes
+from tuneloop.data import DataConfig, SourceConfig, input_hashes
 from tuneloop.data.sources import files, read
 from tuneloop.errors import DataError
 
@@ -81,3 +81,41 @@ def test_reader_is_chosen_by_content_and_suffix(
 ) -> None:
     config = DataConfig(sources=write(tmp_path / name, content))
     assert read(config, files(config)[0]).columns == columns
+
+
+def test_packed_files_and_typed_ones_are_taken_from_a_folder_and_databases_are_not(tmp_path: Path) -> None:
+    for name in ("a.jsonl.gz", "b.parquet", "c.xlsx", "d.sqlite", "e.exe.gz"):
+        write(tmp_path / name)
+    assert [f.name for f in files(DataConfig(sources=tmp_path))] == ["a.jsonl.gz", "b.parquet", "c.xlsx"]
+
+
+def test_tables_and_queries_are_named_after_their_database(tmp_path: Path) -> None:
+    path = write(tmp_path / "shop.sqlite")
+    url = "postgresql://reader:${PG}@db.example:5432/shop"
+    sources = (
+        SourceConfig(path=path, table="orders"),
+        SourceConfig(url=url, table="orders"),
+        SourceConfig(url=url, query="select 1"),
+        SourceConfig(url=url.replace("db.", "db2."), table="orders"),
+    )
+    # the first eight digits of the SHA-256 of "select 1", by sha256sum
+    assert [f.name for f in files(DataConfig(sources=sources))] == [
+        "shop.sqlite/orders",
+        "db.example-5432/shop/orders",
+        "shop/query-822ae07d",
+        "db2.example-5432/shop/orders",
+    ]
+
+
+def test_two_tables_of_one_file_are_two_sources_and_the_same_one_twice_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "shop.sqlite")
+    tables = [SourceConfig(path=path, table=table) for table in ("a", "b", "a")]
+    assert len(files(DataConfig(sources=tuple(tables[:2])))) == 2
+    with pytest.raises(DataError, match="named twice"):
+        files(DataConfig(sources=tuple(tables)))
+
+
+def test_a_table_of_something_that_has_none_is_refused(tmp_path: Path) -> None:
+    config = DataConfig(sources=(SourceConfig(path=write(tmp_path / "a.csv"), table="orders"),))
+    with pytest.raises(DataError, match="table and query are for databases"):
+        read(config, files(config)[0])

@@ -18,6 +18,7 @@ _PLAIN_MEMBER = r'\s*"[^"\\]*"\s*:\s*(?:"[^"\\]*"|[-+.\w]+)\s*,'
 _OPENS_LIST = re.compile(rf'\s*\{{(?:{_PLAIN_MEMBER})*\s*"(?:{"|".join(_LISTS)})"\s*:\s*\[')
 _OBJECT_CHARS = 4 * LONGEST
 """So much of one JSON object is held in memory (64 Mi characters, parsed about 0.7 GB)."""
+_SPACE = " \t\n\r"  # of JSON (RFC 8259); str.strip() without it would also take characters that are no space here
 _NOT_SPACE = re.compile(r"[^ \t\n\r]")
 _NOT_BETWEEN = re.compile(r"[^ \t\n\r,]")
 _UNSURE_CHARS = 16
@@ -155,7 +156,7 @@ class _Elements:
     def _broken(self, reason: str) -> RawRow:
         window = self._window
         end = self._next_start()
-        if self._text.damage and window.ended and end >= len(window.text.rstrip()):
+        if self._text.damage and window.ended and end >= len(window.text.rstrip(_SPACE)):
             reason, self._told_damage = self._text.damage, True
         row = self._make(window.text[window.at : end], reason=reason)
         window.pass_to(end)
@@ -176,7 +177,7 @@ class _Elements:
                 return start
             looked -= window.at
             if window.left > LONGEST or not window.more():
-                return len(window.text.rstrip()) if window.ended else len(window.text)
+                return len(window.text.rstrip(_SPACE)) if window.ended else len(window.text)
 
     def _resembling(self, begins: re.Pattern[str], at: int) -> tuple[int, int]:
         """Start of the next element in the window, or 0 and where to look again when more has been read."""
@@ -197,7 +198,7 @@ class _Elements:
         if window.find(_NOT_SPACE) is not None:
             while window.left <= LONGEST and window.more():
                 pass
-            raw = window.text[window.at :].rstrip()
+            raw = window.text[window.at :].rstrip(_SPACE)
             yield self._make(raw, reason="not JSON: text after the end of the array")
             while not window.ended:  # an archive says at its end whether it is whole
                 window.pass_to(len(window.text))
@@ -217,10 +218,10 @@ def _whole(window: _Window, name: str) -> str:
 
 def _wrapped(text: TextStream, whole: str) -> Iterator[RawRow]:
     """Rows inside an object: ``{"data": [...]}``, or ``{"id": {...}, ...}``."""
-    begin = len(whole) - len(whole.lstrip())
+    begin = len(whole) - len(whole.lstrip(_SPACE))
     first = 1 + whole.count("\n", 0, begin)
     if text.damage:
-        yield RawRow(first, text.shown(whole.strip()), problem=(READ, text.damage))
+        yield RawRow(first, text.shown(whole.strip(_SPACE)), problem=(READ, text.damage))
         return
     window = _Window([], first)
     window.text, window.at, window.ended = whole, begin, True
@@ -228,7 +229,7 @@ def _wrapped(text: TextStream, whole: str) -> Iterator[RawRow]:
     try:
         value = json.loads(whole)
     except (ValueError, RecursionError) as error:
-        yield elements._make(whole.strip(), reason=f"not JSON: {short(error)}")
+        yield elements._make(whole.strip(_SPACE), reason=f"not JSON: {short(error)}")
         return
     if isinstance(value, dict):
         for key in _LISTS:
@@ -239,7 +240,7 @@ def _wrapped(text: TextStream, whole: str) -> Iterator[RawRow]:
         if value and all(isinstance(member, dict) for member in value.values()):
             yield from _members(text, whole, value)
             return
-    yield elements._make(whole.strip(), value)
+    yield elements._make(whole.strip(_SPACE), value)
 
 
 def _members(text: TextStream, whole: str, members: dict[str, dict[str, Any]]) -> Iterator[RawRow]:

@@ -7,6 +7,7 @@ gigabyte of English is still read in the right encoding. For plain UTF-8 that co
 from __future__ import annotations
 
 import codecs
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -38,6 +39,11 @@ _LEGACY = [*_DOUBLE_BYTE, "cp1252", "cp1251"]
 _SAMPLE_BYTES = 256 * 1024
 _UTF8_LINES = 0.8
 """A file is UTF-8 with damage, not another encoding, when this share of its non-ASCII lines is valid UTF-8."""
+
+_STRAY_BYTES = 0.1
+"""Or when there is at most one byte that does not fit to ten characters that do: a file may be one long line. Text in
+another encoding has more bytes that do not fit than characters that do by chance."""
+_FOREIGN = re.compile("[^\x00-\x7f]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,13 +211,16 @@ def _utf16_by_zeros(head: bytes) -> str | None:
 
 def _damaged_or_legacy(source: Pieces, name: str, misfit: int) -> Decoding:
     damaged = TextStream(source, name, Decoding("utf-8", "surrogateescape"))
-    filled = foreign = bad = 0
+    filled = foreign = bad = characters = stray = 0
     for line in damaged.lines():
         filled += bool(line) and not line.isspace()
         if not line.isascii():
             foreign += 1
             bad += damaged.is_bad(line)
-    if 1 - bad / max(foreign, 1) >= _UTF8_LINES:
+            strays = len(SURROGATE.findall(line))
+            stray += strays
+            characters += len(_FOREIGN.findall(line)) - strays
+    if 1 - bad / max(foreign, 1) >= _UTF8_LINES or stray <= _STRAY_BYTES * characters:
         return damaged.decoding
     if found := _guess(_foreign_lines(source)):
         return _tolerant(source, found)

@@ -47,6 +47,13 @@ def test_one_damaged_byte_does_not_turn_utf8_into_another_encoding() -> None:
     assert found.lines[4].startswith("第4\\xe8")
 
 
+def test_one_damaged_byte_in_one_long_line_does_not_turn_utf8_into_another_encoding() -> None:
+    data = "我的银行卡还没有收到".encode() * 20
+    found = decode(data[:100] + b"\xff" + data[100:], "rows.json")
+    assert found.encoding == "utf-8"
+    assert found.bad_lines == {0}
+
+
 def test_damaged_line_of_a_gb18030_file_is_marked_and_the_others_are_read() -> None:
     lines = [f"{i},我的银行卡还没有收到请问什么时候能寄到".encode("gb18030") for i in range(20)]
     lines[7] += b"\xff\xff"

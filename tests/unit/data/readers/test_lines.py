@@ -70,6 +70,14 @@ def test_text_after_the_array_is_accounted_for() -> None:
     ]
 
 
+def test_what_is_space_elsewhere_is_not_space_in_json() -> None:
+    file = read_json(text('[{"q": "one"},\x0b\x1c'), "rows.json")
+    assert [(r.line, r.raw, r.problem is None) for r in file.rows] == [
+        (1, '{"q": "one"}', True),
+        (1, "\x0b\x1c", False),
+    ]
+
+
 def test_rows_wrapped_in_an_object_are_found() -> None:
     assert [r.fields["q"] for r in read_json(text('{"version": 1, "data": [{"q": "a"}, {"q": "b"}]}'), "x").head] == [
         "a",
