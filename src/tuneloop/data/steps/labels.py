@@ -17,6 +17,8 @@ from tuneloop.data.steps.verdicts import verdicts
 
 _SHOWN_CHARACTERS = 40
 _NAMED = 5
+_SEPARATORS = str.maketrans("", "", "_-")
+"""Nothing else: C, C++ and C# are three classes."""
 _NAMES = ("type", "name", "entity", "label", "slot")
 _VALUES = ("value", "text", "word", "mention")
 """Keys of an entity object in common annotation tools: spaCy, doccano, Label Studio and Rasa exports."""
@@ -28,7 +30,7 @@ class Labels(WholeBase):
     A row is dropped when its class or action is not one of those listed, when its class has fewer than ``min_rows`` rows,
     or when the value of an entity does not occur in the text. Entities and actions are read from the column ``fields``:
     ``{"entities": {name: value} or [{type, value}], "action": name}``. Classes whose names differ only in letter case,
-    spaces or underscores are named in a note. Rows without annotation are kept.
+    spaces, hyphens or underscores are named in a note. Rows without annotation are kept.
     """
 
     name: ClassVar[str] = "labels"
@@ -97,7 +99,7 @@ class Labels(WholeBase):
         """Name classes that are most likely one class, written differently."""
         alike: dict[str, list[str]] = {}
         for label in sizes:
-            alike.setdefault("".join(c for c in _bare(label) if c.isalnum()), []).append(label)
+            alike.setdefault(_bare(label).translate(_SEPARATORS), []).append(label)
         for twins in [twins for twins in alike.values() if len(twins) > 1][:_NAMED]:
             shown = ", ".join(f"{_cut(label)} ({sizes[label]:,} rows)" for label in twins)
             self._notes.append(f"these classes look like one class, written differently: {shown}")

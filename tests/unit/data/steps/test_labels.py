@@ -77,6 +77,12 @@ def test_classes_that_differ_in_writing_only_are_named() -> None:
     )
 
 
+def test_classes_that_differ_in_a_sign_are_different() -> None:
+    step = create("labels", {})
+    step.apply(classes(["a", "b", "c", "d", "e"], ["C", "C++", "C#", "+", "-"]))
+    assert step.notes == ()
+
+
 @pytest.mark.parametrize(
     ("entities", "values"),
     [
