@@ -12,6 +12,7 @@ import polars as pl
 import pytest
 
 from tuneloop.data import makers as seam
+from tuneloop.data import registry
 from tuneloop.data.config import MakerConfig
 from tuneloop.data.frame import SCHEMA, make_frame
 from tuneloop.data.makers import BUILT_IN, Around, Maker, MakerBase, create, names, run
@@ -178,7 +179,7 @@ def test_a_maker_of_an_installed_package_is_found_and_held_to_the_contract(
 ) -> None:
     entry = EntryPoint("echo", f"{__name__}:Echo", seam.GROUP)
     monkeypatch.setattr(EntryPoint, "load", lambda self: Echo)
-    monkeypatch.setattr(seam, "entry_points", lambda group: [entry] if group == seam.GROUP else [])
+    monkeypatch.setattr(registry, "entry_points", lambda group: [entry] if group == seam.GROUP else [])
     assert "echo" in names()
     with pytest.raises(RuntimeError, match="parents of each row"):
         list(run([MakerConfig(name="echo")], [frame()], around(tmp_path)))

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import polars as pl
 import pytest
 
-from tuneloop.data import DataConfig
+from tuneloop.data import DataConfig, registry
 from tuneloop.data import steps as seam
 from tuneloop.data.frame import SCHEMA, drop, empty_frame, make_frame
 from tuneloop.data.phases import apply
@@ -159,7 +159,7 @@ class Thief(StepBase):
 def test_a_step_of_an_installed_package_is_found_by_its_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
     entry = EntryPoint("shouting", f"{__name__}:Shouting", seam.GROUP)
     monkeypatch.setattr(EntryPoint, "load", lambda self: Shouting)
-    monkeypatch.setattr(seam, "entry_points", lambda group: [entry] if group == seam.GROUP else [])
+    monkeypatch.setattr(registry, "entry_points", lambda group: [entry] if group == seam.GROUP else [])
 
     config = DataConfig(sources="a.csv", steps=({"name": "shouting", "options": {"letters": 2}},))
     (step,) = seam.build(config.steps)

@@ -11,6 +11,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from tuneloop.config import Config, ConfigPath
 from tuneloop.data.documents import DocumentConfig
+from tuneloop.data.registry import plugged_in
 from tuneloop.types import Split
 
 Format = Literal[
@@ -120,17 +121,24 @@ class SourceConfig(Config):
 
 
 class StepConfig(Config):
-    """One cleaning step. In YAML a bare name is enough."""
+    """One cleaning step. In YAML a bare name is enough, or ``near_duplicates: {threshold: 0.9}``."""
 
     name: str
     """Name of a built-in step or of one that an installed package registers under ``tuneloop.steps``."""
 
     options: Mapping[str, Any] = {}
-    """What the step can be told, e.g. ``{threshold: 0.9}`` for near_duplicates."""
+    """What the step can be told, e.g. ``{threshold: 0.9}`` for near_duplicates; relative paths begin where the YAML file is."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known(cls, value: Any, info: ValidationInfo) -> Any:
+        from tuneloop.data.steps import check
+
+        return plugged_in(value, (info.context or {}).get("folder"), check)
 
 
 class MakerConfig(Config):
-    """One maker of new training rows. In YAML a bare name is enough."""
+    """One maker of new training rows. In YAML a bare name is enough, or ``typos: {rate: 0.1}``."""
 
     name: str
     """Name of a built-in maker or of one that an installed package registers under ``tuneloop.makers``."""
@@ -143,11 +151,7 @@ class MakerConfig(Config):
     def _known(cls, value: Any, info: ValidationInfo) -> Any:
         from tuneloop.data.makers import check
 
-        value = {"name": value} if isinstance(value, str) else value
-        if isinstance(value, Mapping) and isinstance(value.get("name"), str):
-            folder = (info.context or {}).get("folder")
-            return {**value, "options": check(value["name"], value.get("options") or {}, folder)}
-        return value
+        return plugged_in(value, (info.context or {}).get("folder"), check)
 
 
 class DataConfig(Config):
@@ -207,7 +211,7 @@ class DataConfig(Config):
     system: str | None = None
     """System prompt put in front of rows that have none; {labels} becomes the classes of the training split."""
 
-    steps: tuple[StepConfig, ...] = tuple(StepConfig(name=name) for name in DEFAULT_STEPS)
+    steps: tuple[StepConfig, ...] = tuple(StepConfig.model_construct(name=name, options={}) for name in DEFAULT_STEPS)
     """Cleaning steps in order: names, or {name, options}."""
 
     makers: tuple[MakerConfig, ...] = ()
@@ -266,20 +270,6 @@ class DataConfig(Config):
     @classmethod
     def _columns_from_name(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value or ()
-
-    @field_validator("steps", mode="before")
-    @classmethod
-    def _steps_from_names(cls, value: Any) -> Any:
-        return tuple({"name": item} if isinstance(item, str) else item for item in value or ())
-
-    @field_validator("steps")
-    @classmethod
-    def _known_steps(cls, value: tuple[StepConfig, ...]) -> tuple[StepConfig, ...]:
-        from tuneloop.data.steps import check
-
-        for step in value:
-            check(step.name, step.options)
-        return value
 
     @field_validator("delimiter")
     @classmethod

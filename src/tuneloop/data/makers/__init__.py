@@ -9,20 +9,15 @@ Third parties register a class under the entry point group ``tuneloop.makers``; 
 
 from __future__ import annotations
 
-import difflib
-import importlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
-from pydantic import ValidationError
-
 from tuneloop.config import Config
-from tuneloop.errors import ConfigError
+from tuneloop.data.registry import Registry
 
 if TYPE_CHECKING:
     import polars as pl
@@ -131,53 +126,8 @@ class MakerBase(Config):
         return pl.DataFrame(schema={"id": pl.String, "reason": pl.String})
 
 
-def names() -> list[str]:
-    """Every registered maker."""
-    return [*BUILT_IN, *(e.name for e in entry_points(group=GROUP) if e.name not in BUILT_IN)]
-
-
-def class_of(name: str) -> Any:
-    """The class behind a name.
-
-    Raises:
-        ValueError: There is none; with a hint in its second line.
-    """
-    if name in BUILT_IN:
-        module, _, attribute = BUILT_IN[name].partition(":")
-        return getattr(importlib.import_module(module), attribute)
-    for entry in entry_points(group=GROUP):
-        if entry.name == name:
-            return entry.load()
-    near = difflib.get_close_matches(name, names(), 1, 0.5)
-    raise ValueError(
-        f"unknown maker {name!r}\nhint: " + (f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names())}")
-    )
-
-
-def check(name: str, options: Mapping[str, Any], folder: Path | None = None) -> dict[str, Any]:
-    """Validate a maker's name and options.
-
-    Args:
-        folder: Where relative paths in the options begin.
-
-    Returns:
-        The options that were given, with their paths resolved.
-
-    Raises:
-        ValueError: With a hint in its second line, as configuration classes want it.
-    """
-    kind = class_of(name)
-    try:
-        maker = kind.model_validate(dict(options), context={"folder": folder})
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        what, _, hint = first["msg"].removeprefix("Value error, ").partition("\nhint: ")
-        place = f", option {key!r}" if key else ""
-        known = f"its options are: {', '.join(kind.model_fields) or 'none'}"
-        raise ValueError(f"maker {name!r}{place}: {what}\nhint: {hint or known}") from None
-    given: dict[str, Any] = maker.model_dump(mode="json", exclude_unset=True)
-    return given
+_REGISTRY = Registry("maker", GROUP, BUILT_IN)
+names, class_of, check = _REGISTRY.names, _REGISTRY.class_of, _REGISTRY.check
 
 
 def create(name: str, options: Mapping[str, Any]) -> Maker:
@@ -186,13 +136,8 @@ def create(name: str, options: Mapping[str, Any]) -> Maker:
     Raises:
         ConfigError: No such maker, or an option it does not have.
     """
-    try:
-        check(name, options)
-    except ValueError as error:
-        what, _, hint = str(error).partition("\nhint: ")
-        raise ConfigError(what, where=f"data.makers {name}", hint=hint or None) from None
-    maker: Maker = class_of(name)(**options)
-    return maker
+    made: Maker = _REGISTRY.create(name, options)
+    return made
 
 
 def build(makers: Sequence[MakerConfig], *, can_ask: bool) -> list[tuple[str, Maker]]:

@@ -204,19 +204,20 @@ class _Found:
 
 
 def _runs(keys: Array) -> tuple[Array, Array, Array]:
-    """Row numbers sorted by key and then number; start and size of every run of equal keys longer than one.
+    """Rows that share their key with another, sorted by key and then number; start and size of every run of equal keys.
 
     The lowest bits of a key make room for the row number, so that plain values are sorted: many times faster than
     sorting indices. With 5 million rows 41 bits of the key remain: about six accidental pairs a band.
     """
     bits = np.uint64(max(len(keys) - 1, 1).bit_length())
-    packed = np.sort(((keys >> bits) << bits) | np.arange(len(keys), dtype=np.uint64))
-    values = packed >> bits
-    edges = np.flatnonzero(values[1:] != values[:-1]) + 1
-    start = np.concatenate([[0], edges])
-    size = np.diff(start, append=len(keys))
-    order = (packed & ((np.uint64(1) << bits) - np.uint64(1))).astype(np.int64)
-    return order, start[size > 1], size[size > 1]
+    low = (np.uint64(1) << bits) - np.uint64(1)
+    packed = np.sort((keys & ~low) | np.arange(len(keys), dtype=np.uint64))
+    same = np.flatnonzero((packed[1:] ^ packed[:-1]) <= low)  # equal to the next
+    breaks = np.flatnonzero(np.diff(same) != 1)
+    first = np.concatenate([same[:1], same[breaks + 1]])
+    size = np.concatenate([same[breaks], same[-1:]]) - first + 2
+    members = np.repeat(first, size) + _counting(size)
+    return (packed[members] & low).astype(np.int64), np.cumsum(size) - size, size
 
 
 def _counting(sizes: Array) -> Array:

@@ -6,7 +6,7 @@ import re
 
 CONTEXT = 160
 """Characters before a number that rules may look at."""
-REACH = 80
+REACH = 64
 """Characters before a number in which its label stands: a word, a gap."""
 
 # Neither a digit nor the end of a sentence or of a replaced span stands between a word and what it is about.

@@ -38,6 +38,8 @@ _SECRET = re.compile(
     r"|eyJ[A-Za-z0-9_\-]{10,}\.eyJ[A-Za-z0-9_\-]{5,}(?:\.[A-Za-z0-9_\-]+)?"  # JWT (RFC 7519)
     r")"
 )
+SHORTEST_SECRET = 15
+"""Characters of the shortest key with a known beginning, a Slack token."""
 _PEM_HEADER = re.compile(
     r"-----BEGIN (?:[A-Z0-9]{1,16} ){0,3}PRIVATE KEY(?: BLOCK)?-----(?:\s|\\[nr]?){0,4}(?:[A-Za-z\-]{1,20}: [^\n]{0,60}\s){0,3}\s{0,4}\Z"
 )
@@ -50,21 +52,22 @@ PEM_TAIL = re.compile(r"(?:[\s\\]{0,8}+[A-Za-z0-9+/=]++)*+")
 
 
 def emails(piece: Piece) -> Found:
-    if "@" in piece.text:
+    if piece.has("@"):
         yield from (m.span() for m in _EMAIL.finditer(piece.text, piece.at))
 
 
 def url_secrets(piece: Piece) -> Found:
-    if "://" in piece.text:
+    if piece.has("://"):
         yield from (m.span(1) for m in _USER_INFORMATION.finditer(piece.text, piece.at))
-    if "=" in piece.text:
+    if piece.has("="):
         for found in _QUERY.finditer(piece.text, piece.at):
             if piece.says(_IN_URL, found.start()):
                 yield found.span(1)
 
 
 def secrets(piece: Piece) -> Found:
-    yield from (m.span() for m in _SECRET.finditer(piece.text, piece.at))
+    if len(piece.text) - piece.at >= SHORTEST_SECRET:
+        yield from (m.span() for m in _SECRET.finditer(piece.text, piece.at))
 
 
 def private_key(piece: Piece) -> tuple[int, int] | None:
@@ -76,12 +79,10 @@ def private_key(piece: Piece) -> tuple[int, int] | None:
 
 
 def ips(piece: Piece) -> Found:
-    if "." not in piece.text and ":" not in piece.text:
-        return
-    for found in _IPV4.finditer(piece.text, piece.at):
+    for found in _IPV4.finditer(piece.text, piece.at) if piece.has(".") else ():
         if _is_host(found[0], piece) and not _is_version(found[0], piece, found.start()):
             yield found.span()
-    if ":" in piece.text:
+    if piece.has(":"):
         for found in _IPV6.finditer(piece.text, piece.at):
             address = found[0] if found[0].endswith("::") else found[0].rstrip(":")
             if _is_host(address, piece):

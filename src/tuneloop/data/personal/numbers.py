@@ -7,6 +7,7 @@ letters, or six where the car runs on new energy; neither I nor O); passports as
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 from tuneloop.data.personal import context
 from tuneloop.data.personal.checksums import (
@@ -76,15 +77,23 @@ def credit_codes(piece: Piece) -> Found:
 
 def cards(piece: Piece) -> Found:
     for found in _DIGIT_GROUPS.finditer(piece.text, piece.at):
-        groups = [m.span() for m in re.finditer("[0-9]+", found[0])]
-        windows = [(a, b) for a in range(len(groups)) for b in range(min(len(groups), a + 5), a, -1)]
-        for a, b in sorted(windows, key=lambda w: w[0] - w[1]):  # the longest run of whole groups first
-            start, end = groups[a][0], groups[b - 1][1]
-            lengths = " ".join(str(j - i) for i, j in groups[a:b])
+        for start, end, groups in _runs(found[0]):
             digits = re.sub("[^0-9]", "", found[0][start:end])
-            if _GROUPING.fullmatch(lengths) and card(digits) and _is_card(piece, found.start() + start, digits, b - a):
+            if card(digits) and _is_card(piece, found.start() + start, digits, groups):
                 yield found.start() + start, found.start() + end
                 break
+
+
+def _runs(text: str) -> Iterator[tuple[int, int, int]]:
+    """(start, end, how many groups) of each run of whole groups that is written as card numbers are, the longest first."""
+    if text.isdigit():
+        yield 0, len(text), 1
+        return
+    groups = [m.span() for m in re.finditer("[0-9]+", text)]
+    windows = [(a, b) for a in range(len(groups)) for b in range(min(len(groups), a + 5), a, -1)]
+    for a, b in sorted(windows, key=lambda w: w[0] - w[1]):
+        if _GROUPING.fullmatch(" ".join(str(j - i) for i, j in groups[a:b])):
+            yield groups[a][0], groups[b - 1][1], b - a
 
 
 def _is_card(piece: Piece, at: int, digits: str, groups: int) -> bool:

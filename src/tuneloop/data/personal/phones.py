@@ -54,7 +54,7 @@ def phones(piece: Piece) -> Found:
         yield from _plain(piece, _CN_MOBILE)
         yield from _plain(piece, _CN_LANDLINE)
     yield from _international(piece)
-    if not piece.numeric:
+    if piece.digits < 7:
         return
     for found in _DATE.finditer(piece.text, piece.at):
         piece.take(*found.span())
@@ -74,14 +74,12 @@ def _plain(piece: Piece, shape: re.Pattern[str]) -> Found:
 
 
 def _international(piece: Piece) -> Found:
-    if "+" not in piece.text:
+    if not piece.has("+"):
         return
     for found in _INTERNATIONAL.finditer(piece.text, piece.at):
-        ends = [
-            found.end(),
-            *(found.start() + end for end in _group_ends(found[0]) if found.start() + end < found.end()),
-        ]
-        valid = next((end for end in ends if _valid(piece.text[found.start() : end], "ZZ")), None)
+        ends = dict.fromkeys([found.end(), *(found.start() + end for end in _group_ends(found[0]))])
+        numbers = {end: piece.text[found.start() : end] for end in ends}
+        valid = next((end for end, number in numbers.items() if _digits(number) >= 8 and _valid(number, "ZZ")), None)
         if valid is not None:
             yield found.start(), valid
         elif not found[0][1:].isdigit() or _digits(found[0]) >= 10:
@@ -93,7 +91,7 @@ def _candidates(piece: Piece) -> Found:
     for found in _CANDIDATE.finditer(piece.text, piece.at):
         at = found.start()
         named = piece.says(context.PHONE, at)
-        if _DECIMAL.fullmatch(found[0]) or (not named and _is_another(piece, at)):
+        if _DECIMAL.fullmatch(found[0]) or (not named and _other(piece, at)):
             continue
         for end in _group_ends(found[0]):
             number = found[0][:end]
@@ -106,8 +104,10 @@ def _candidates(piece: Piece) -> Found:
 
 def _is_another(piece: Piece, at: int) -> bool:
     """Whether the words before say that this is an amount or the number of an order."""
-    if piece.says(context.PHONE, at):
-        return False
+    return _other(piece, at) and not piece.says(context.PHONE, at)
+
+
+def _other(piece: Piece, at: int) -> bool:
     return piece.says(context.OTHER_NUMBER, at) or piece.says(context.AMOUNT, at)
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from tuneloop.data.personal import context
 
-_SEVEN_DIGITS = re.compile("(?:[0-9][^0-9]*+){7}")
+_NO_DIGITS = re.compile("[^0-9]+")
 
 
 class Rules(NamedTuple):
@@ -32,22 +32,26 @@ class Piece:
         rules: What to look for.
     """
 
-    __slots__ = ("_numeric", "at", "rules", "text")
+    __slots__ = ("_digits", "at", "rules", "text")
 
     def __init__(self, text: str, at: int, rules: Rules) -> None:
         self.text, self.at, self.rules = text, at, rules
-        self._numeric: bool | None = None
+        self._digits = -1
 
     @property
-    def numeric(self) -> bool:
-        """Whether seven digits are left, the fewest of any number."""
-        if self._numeric is None:
-            self._numeric = _SEVEN_DIGITS.search(self.text, self.at) is not None
-        return self._numeric
+    def digits(self) -> int:
+        """How many digits are left in the segment."""
+        if self._digits < 0:
+            self._digits = len(_NO_DIGITS.sub("", self.text[self.at :]))
+        return self._digits
+
+    def has(self, character: str) -> bool:
+        """Whether a character is left in the segment."""
+        return self.text.find(character, self.at) >= 0
 
     def take(self, start: int, end: int) -> None:
         """Blank out characters [start, end)."""
-        self._numeric = None
+        self._digits = -1
         self.text = self.text[:start] + "\0" * (end - start) + self.text[end:]
 
     def says(self, pattern: re.Pattern[str], at: int, reach: int = context.REACH) -> bool:

@@ -32,8 +32,9 @@ DETECTORS: dict[str, Detector] = {
     "PHONE": phones.phones,
 }
 """In order of certainty: where two would overlap, the earlier one holds."""
-NUMBERS = ("ID_CARD", "IBAN", "CREDIT_CODE", "CARD", "PASSPORT", "US_SSN", "PHONE")
-"""What has seven digits at least."""
+FEWEST_DIGITS = {"ID_CARD": 15, "IBAN": 7, "CREDIT_CODE": 7, "CARD": 12, "PASSPORT": 7, "US_SSN": 9, "PHONE": 7}
+"""A segment with fewer digits is not shown to the detector."""
+_TABLE = [(kind, detector, FEWEST_DIGITS.get(kind, 0)) for kind, detector in DETECTORS.items()]
 TYPES = tuple(DETECTORS)
 REGIONS = ("GB", "US", "CN")
 """Where numbers without a country code may come from."""
@@ -163,14 +164,16 @@ class Scanner:
         for found in pseudonyms.FORM.finditer(piece.text, piece.at):
             piece.take(*found.span())
         spans, known = list[Span](), -1
-        while len(spans) > known:  # what stood against something that is taken now may be seen only after it
+        # What stood against something that is taken now may be seen only after it.
+        while known < 0 or (len(spans) > known and hints.any_in(piece.text, piece.at)):
             known = len(spans)
-            for kind, detector in DETECTORS.items():
-                if kind in NUMBERS and not piece.numeric:
-                    continue
-                for first, last in detector(piece):
-                    piece.take(first, last)
-                    spans.append(Span(kind, cut + first, cut + last))
+            digits = piece.digits
+            for kind, detector, fewest in _TABLE:
+                if digits >= fewest:
+                    for first, last in detector(piece):
+                        piece.take(first, last)
+                        spans.append(Span(kind, cut + first, cut + last))
+                        digits = piece.digits
         return sorted(spans, key=lambda span: span.start)
 
     def _swallow(self, final: bool) -> Iterator[Span]:

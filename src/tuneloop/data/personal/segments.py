@@ -48,6 +48,7 @@ SEGMENT = re.compile(
 """Group 1 is there when the segment has a digit; only then may it go on after a space."""
 
 _PLATE = re.compile(rf"[{PLATE_PROVINCES}][A-Za-z]")
+_DIGIT = re.compile("[0-9]")
 _BEGIN = re.compile(_SOLID)
 _ENDED = re.compile(rf"[^ {_LETTERS}0-9]|[ ]{{1,2}}[^ ]|[ ]{{3}}")
 
@@ -71,5 +72,11 @@ _HARD = ("\n", "\t", ",", ";", '"', "。")
 
 
 def border_before(text: str, low: int, high: int) -> int:
-    """A position in [low, high] where segments surely begin anew: after the last hard character, or ``low``."""
-    return max(low, *[text.rfind(c, low, high) + 1 for c in _HARD])
+    """A position in [low, high] where a segment surely ends, given that one ends at ``low``; the later the better.
+
+    That is behind a hard character; and behind a space where nothing before it has a digit, nor is the head of a plate.
+    """
+    border = max(low, *[text.rfind(c, low, high) + 1 for c in _HARD])
+    space = text.rfind(" ", border, high) + 1
+    plain = space > border and not _DIGIT.search(text, border, space)
+    return space if plain and not _PLATE.match(text, max(0, space - 3)) else border

@@ -5,16 +5,11 @@ Third parties register a class under the entry point group ``tuneloop.steps``; i
 
 from __future__ import annotations
 
-import difflib
-import importlib
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
-from pydantic import ValidationError
-
 from tuneloop.config import Config
-from tuneloop.errors import ConfigError
+from tuneloop.data.registry import Registry
 
 if TYPE_CHECKING:
     import polars as pl
@@ -119,27 +114,8 @@ class WholeBase(StepBase):
         return settle(frame, self.name, self.decide(digests.lazy()))
 
 
-def names() -> list[str]:
-    """Every registered step."""
-    return [*BUILT_IN, *(e.name for e in entry_points(group=GROUP) if e.name not in BUILT_IN)]
-
-
-def class_of(name: str) -> Any:
-    """The class behind a name.
-
-    Raises:
-        ValueError: There is none; with a hint in its second line.
-    """
-    if name in BUILT_IN:
-        module, _, attribute = BUILT_IN[name].partition(":")
-        return getattr(importlib.import_module(module), attribute)
-    for entry in entry_points(group=GROUP):
-        if entry.name == name:
-            return entry.load()
-    near = difflib.get_close_matches(name, names(), 1, 0.5)
-    raise ValueError(
-        f"unknown step {name!r}\nhint: " + (f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names())}")
-    )
+_REGISTRY = Registry("step", GROUP, BUILT_IN)
+names, class_of, check = _REGISTRY.names, _REGISTRY.class_of, _REGISTRY.check
 
 
 def create(name: str, options: Mapping[str, Any]) -> Step:
@@ -148,31 +124,8 @@ def create(name: str, options: Mapping[str, Any]) -> Step:
     Raises:
         ConfigError: No such step, or an option it does not have.
     """
-    try:
-        check(name, options)
-    except ValueError as error:
-        what, _, hint = str(error).partition("\nhint: ")
-        raise ConfigError(what, where=f"data.steps {name}", hint=hint or None) from None
-    step: Step = class_of(name)(**options)
-    return step
-
-
-def check(name: str, options: Mapping[str, Any]) -> None:
-    """Validate a step's name and options.
-
-    Raises:
-        ValueError: With a hint in its second line, as configuration classes want it.
-    """
-    kind = class_of(name)
-    try:
-        kind(**options)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        message, _, hint = first["msg"].removeprefix("Value error, ").partition("\nhint: ")
-        place = f", option {key!r}" if key else ""
-        known = f"its options are: {', '.join(kind.model_fields) or 'none'}"
-        raise ValueError(f"step {name!r}{place}: {message}\nhint: {hint or known}") from None
+    made: Step = _REGISTRY.create(name, options)
+    return made
 
 
 def build(steps: Sequence[StepConfig]) -> Iterator[Step]:

@@ -23,9 +23,8 @@ def rank(frame: pl.DataFrame) -> pl.Series:
 
 
 def compared_text(frame: pl.DataFrame) -> pl.Series:
-    """What duplicates are judged by: the prompt where the class is the answer, else the whole conversation."""
-    prompts, wholes = spoken(frame, prompt_only=True), spoken(frame, prompt_only=False)
-    return comparable(prompts.zip_with(is_classification(frame), wholes + _beside(frame)))
+    """What duplicates are judged by: the whole conversation; where the class is the answer, that is the prompt alone."""
+    return comparable(spoken(frame, prompt_only=False) + _beside(frame))
 
 
 def _beside(frame: pl.DataFrame) -> pl.Series:
