@@ -102,6 +102,18 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def named_hashes(config: Config) -> dict[str, str]:
+    """Key -> hash, for every file and folder that a configuration names: of a file its bytes, of a folder names and sizes."""
+    out = {}
+    for key, value in config:
+        if isinstance(value, Path) and value.is_file():
+            out[key] = sha256_file(value)
+        elif isinstance(value, Path) and value.is_dir():
+            files = sorted(p for p in value.rglob("*") if p.is_file())
+            out[key] = hash_json([[p.relative_to(value).as_posix(), p.stat().st_size] for p in files])
+    return out
+
+
 def read_json(path: Path) -> Any:
     """Parse a JSON file.
 

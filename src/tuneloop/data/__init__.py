@@ -66,14 +66,20 @@ def run(config: DataConfig, out: RunDir, *, ask: Ask | None = None, asked: str =
 
 
 def input_hashes(config: DataConfig) -> dict[str, str]:
-    """Name of each source file -> SHA-256.
+    """Name -> SHA-256 of everything that the stage reads: sources, and the files that its options name.
 
     Raises:
         DataError: A source is missing.
     """
-    from tuneloop.data import sources
+    from tuneloop.data import makers, sources, steps
+    from tuneloop.rundir import named_hashes
 
-    return sources.input_hashes(config)
+    named = {f"documents {key}": value for key, value in named_hashes(config.documents).items()}
+    plugged = [*steps.build(config.steps), *(made for _, made in makers.build(config.makers, can_ask=True))]
+    for number, one in enumerate(plugged):
+        if isinstance(one, steps.StepBase | makers.MakerBase):
+            named |= {f"{number} {one.name} {key}": value for key, value in one.inputs().items()}
+    return sources.input_hashes(config) | named
 
 
 def asks(config: DataConfig) -> bool:

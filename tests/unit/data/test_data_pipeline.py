@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from tuneloop.data import DataArtifact, DataConfig, explain, load, read_records, run
+from tuneloop.data import DataArtifact, DataConfig, explain, input_hashes, load, read_records, run
 from tuneloop.data.steps.text import Repair
 from tuneloop.errors import DataError
 from tuneloop.rundir import RunDir
@@ -258,3 +258,16 @@ def test_a_folder_of_nothing_but_damaged_files_is_an_error(tmp_path: Path) -> No
     out.path.mkdir()
     with pytest.raises(DataError, match="none of the 2 files can be used; the first is unreadable: the file is empty"):
         run(DataConfig(sources=tmp_path / "raw"), out)
+
+
+def test_what_options_name_is_an_input_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "raw.csv").write_text("text,label\na question,x\n")
+    (tmp_path / "reference.txt").write_text("one")
+    monkeypatch.setenv("TUNELOOP_PSEUDONYM_KEY", "k" * 32)
+    steps = [{"redact": {"mask": "pseudonym"}}, {"perplexity": {"reference": str(tmp_path / "reference.txt")}}]
+    config = DataConfig(sources=tmp_path / "raw.csv", steps=steps)
+    before = input_hashes(config)
+    assert set(before) == {"raw.csv", "0 redact key", "1 perplexity reference"}
+    (tmp_path / "reference.txt").write_text("two")
+    monkeypatch.setenv("TUNELOOP_PSEUDONYM_KEY", "q" * 32)
+    assert {name for name, value in input_hashes(config).items() if value != before[name]} == set(before) - {"raw.csv"}

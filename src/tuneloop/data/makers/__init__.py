@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 from tuneloop.config import Config
 from tuneloop.data.registry import Registry
+from tuneloop.rundir import named_hashes
 
 if TYPE_CHECKING:
     import polars as pl
@@ -113,6 +114,10 @@ class MakerBase(Config):
     @property
     def asks(self) -> bool:
         return False
+
+    def inputs(self) -> dict[str, str]:
+        """Hashes of files and folders that the options name."""
+        return named_hashes(self)
 
     def ready(self, *, can_ask: bool) -> None:
         """Nothing is missing."""

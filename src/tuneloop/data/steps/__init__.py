@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 from tuneloop.config import Config
 from tuneloop.data.registry import Registry
+from tuneloop.rundir import named_hashes
 
 if TYPE_CHECKING:
     import polars as pl
@@ -91,6 +92,10 @@ class StepBase(Config):
     @property
     def notes(self) -> Sequence[str]:
         return ()
+
+    def inputs(self) -> dict[str, str]:
+        """What the outcome depends on besides rows and options: hashes of files and folders that the options name."""
+        return named_hashes(self)
 
     def prepare(self) -> None:
         """Look for what the options name (a model, a key), so that a run fails before it begins."""
