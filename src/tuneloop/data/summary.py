@@ -69,9 +69,14 @@ def build(
 
 def _file_warnings(intake: Intake) -> list[str]:
     bad = [facts for facts in intake.files if facts["format"] == UNREADABLE]
+    plain = [facts for facts in intake.files if facts["format"] == "rows"]
+    out = [f"{facts['file']}: {facts['detected']}" for facts in plain[:3]]
     if not bad:
-        return []
-    return [f"{len(bad):,} of {len(intake.files):,} files could not be used; {bad[0]['file']} is {bad[0]['detected']}"]
+        return out
+    return [
+        *out,
+        f"{len(bad):,} of {len(intake.files):,} files could not be used; {bad[0]['file']} is {bad[0]['detected']}",
+    ]
 
 
 def _step_warnings(config: DataConfig, counts: list[dict[str, Any]]) -> list[str]:

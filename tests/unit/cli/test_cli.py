@@ -123,7 +123,7 @@ def test_missing_project(cli: Cli, project: Path) -> None:
         (b"", "empty"),
         (b"message,intent\n", ""),
         (b"\x00\xff\xfe\x00\x01\x02" * 50, ""),
-        (b"colour,size\nred,3\nblue,4\n", "column"),
+        (b"chosen,rejected\nred,3\nblue,4\n", "column"),
     ],
 )
 def test_bad_data(cli: Cli, project: Path, content: bytes | None, says: str) -> None:

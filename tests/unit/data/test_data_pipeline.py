@@ -236,7 +236,7 @@ def test_one_damaged_file_among_others_costs_its_rows_and_not_the_run(tmp_path: 
     for k in range(3):
         (folder / f"good{k}.csv").write_text(f"text,label\nquestion {k} a,x\nquestion {k} b,y\n")
     (folder / "empty.csv").write_text("")
-    (folder / "list.json").write_text('["a", "b"]')
+    (folder / "list.json").write_text("[1, 2]")
     out = RunDir(tmp_path / "out")
     out.path.mkdir()
 

@@ -8,6 +8,7 @@ understand_all(rows, detected)  -> DataFrame    the same for a part of a file, s
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from tuneloop.data.columns import Names
 from tuneloop.data.config import DataConfig
@@ -17,7 +18,7 @@ from tuneloop.data.formats.conversation import find_messages
 from tuneloop.data.formats.kept import check_kept, complete, kept
 from tuneloop.data.formats.nouns import Detected, Parsed, Turn, Unusable
 from tuneloop.data.formats.preference import find_kto, find_preference, judge
-from tuneloop.data.formats.tables import find_alpaca, find_classification, find_pair, find_text
+from tuneloop.data.formats.tables import find_alpaca, find_classification, find_pair, find_rows, find_text
 from tuneloop.data.rows import RawFile, RawRow
 from tuneloop.errors import DataError
 
@@ -66,6 +67,9 @@ def detect(file: RawFile, config: DataConfig) -> Detected:
     for wanted, find in _FINDERS.items():
         if config.format in ("auto", wanted) and (found := find(names)):
             return complete(judge(found, names), names, config)
+    if config.format == "auto" and (rows := find_rows(names)):
+        advice = f"{rows.words}; if one column is the text, {_advice(names)}"
+        return complete(replace(rows, words=advice), names, config)
     what = "no format fits" if config.format == "auto" else f"the rows do not look like {config.format!r}"
     raise DataError(
         f"{what} these columns",

@@ -20,6 +20,8 @@ from tuneloop.data.formats.values import first, listed, text
 
 _INSTRUCTIONS, _INPUTS = ("instruction", "指令"), ("input", "context", "输入")
 _OUTPUTS = ("output", "response", "answer", "completion", "输出", "回答")
+_TALK = ("messages", "conversations", "chosen", "rejected")
+"""Columns of conversations: where these do not fit, the rows are damaged, not mere tables."""
 _PAGE_CHARS = 50
 """A column ``page`` is text, not a page number or an address, when its values are at least this long on average."""
 
@@ -181,6 +183,20 @@ def find_text(names: Names) -> Detected | None:
     flat = Flat((), column, title)
     words = f"plain text in {column!r}" + (f", with title {title!r}" if title else "") + " (all of it is learned)"
     return Detected("text", words, flat.used, flat.parse, flat)
+
+
+def find_rows(names: Names) -> Detected | None:
+    """What is left where no column has a usual name: each row as lines of ``column: value``."""
+    if names.prompt or names.response or names.label or not names.file.columns or names.find(*_TALK):
+        return None
+    columns = names.file.columns
+
+    def parse(row: Row) -> Parsed:
+        values = ((column, text(row.get(column)).strip()) for column in columns)
+        return Parsed([says("assistant", "\n".join(f"{column}: {value}" for column, value in values if value))])
+
+    words = "no column has a usual name: each row as text, 'column: value' (all of it is learned)"
+    return Detected("rows", words, tuple(columns), parse)
 
 
 def _page(names: Names, name: str) -> str | None:

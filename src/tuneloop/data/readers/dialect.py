@@ -11,6 +11,8 @@ from typing import Protocol
 
 from tuneloop.data.readers.stream import LONGEST
 
+_TABULAR = 0.8
+_NUMBER = re.compile(r"[-+]?[0-9]+(?:[.,][0-9]+)?")
 _DELIMITERS = (",", "\t", ";", "|")
 _MAX_CONTINUATION_LINES = 2_000
 """No field of a real export has more line breaks; keeps hostile input linear."""
@@ -50,6 +52,19 @@ def sniff_delimiter(lines: Sequence[str], name: str = "") -> str:
         if score > best_score + 1e-9:
             best, best_score = mark, score
     return best
+
+
+def is_tabular(lines: Sequence[str]) -> bool:
+    """Whether most of some lines have as many fields as the first one, and more than one."""
+    dialect = Dialect(sniff_delimiter(lines))
+    widths = [dialect.width(line) for line in lines if line.strip() and line.count('"') % 2 == 0]
+    return bool(widths) and widths[0] > 1 and widths.count(widths[0]) >= _TABULAR * len(widths)
+
+
+def is_data(cells: Sequence[str]) -> bool:
+    """Whether the first row of a file is no header: it begins with a number, and at least half of it are numbers."""
+    numbers = [bool(_NUMBER.fullmatch(cell.strip())) for cell in cells]
+    return len(cells) > 1 and numbers[0] and 2 * sum(numbers) >= len(cells)
 
 
 class Dialect:

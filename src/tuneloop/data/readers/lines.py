@@ -108,9 +108,11 @@ def _is_json(line: str) -> bool:
 
 
 def object_row(value: Any, raw: str, line: int) -> RawRow:
-    """A row of a JSON object; any other JSON value cannot be one."""
+    """A row of a JSON object; a bare string is a text, any other JSON value cannot be a row."""
     if isinstance(value, dict):
         return RawRow(line, raw, value)
+    if isinstance(value, str):
+        return RawRow(line, raw, {"text": value})
     return RawRow(line, raw, problem=(READ, f"not an object: a JSON {type(value).__name__} stands here"))
 
 

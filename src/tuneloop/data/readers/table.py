@@ -12,7 +12,7 @@ import csv
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from tuneloop.data.readers.dialect import Dialect, column_names, sniff_delimiter
+from tuneloop.data.readers.dialect import Dialect, column_names, is_data, sniff_delimiter
 from tuneloop.data.readers.stream import TextStream
 from tuneloop.data.rows import READ, RawFile, RawRow
 from tuneloop.errors import DataError
@@ -23,7 +23,7 @@ _FORGET_LINES = 4_096
 
 
 def read_table(text: TextStream, name: str, *, delimiter: str | None = None) -> RawFile:
-    """Parse a CSV file with a header.
+    """Parse a CSV file; where its first row holds numbers there is no header, and the columns are numbered.
 
     Raises:
         DataError: There is no header or no row.
@@ -38,16 +38,21 @@ def read_table(text: TextStream, name: str, *, delimiter: str | None = None) -> 
     scan = dialect.scan(lines, start, None)
     head_end = scan.end if scan.closed else start + 1
     try:
-        columns = column_names(dialect.split(text.shown(lines.joined(start, head_end))))
+        cells = dialect.split(text.shown(lines.joined(start, head_end)))
     except csv.Error as error:
         raise DataError(
             f"the header cannot be read: {error}", where=f"{name}:{start + 1}", hint="check the first line"
         ) from None
+    facts = {"encoding": text.encoding, "delimiter": mark, "blank_lines": 0}
+    if is_data(cells):
+        columns, head_end = column_names([""] * len(cells)), start
+        facts["header"] = "none: the first row holds numbers"
+    else:
+        columns = column_names(cells)
     if not lines.has(head_end) and not text.damage:
         raise DataError(
             "there is a header and no row below it", where=f"{name}:{start + 1}", hint="check the export that wrote it"
         )
-    facts = {"encoding": text.encoding, "delimiter": mark, "blank_lines": 0}
     rows = _Rows(text, lines, dialect, columns, facts).walk(head_end)
     return RawFile.start(name, rows, columns, facts, start + 1)
 

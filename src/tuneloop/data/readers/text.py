@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
 
 from tuneloop.data.readers import ReadOptions, array, lines, table
+from tuneloop.data.readers.dialect import is_tabular
 from tuneloop.data.readers.encoding import open_text
 from tuneloop.data.readers.stream import TextStream
 from tuneloop.data.readers.unpack import FileBytes, inner_name
@@ -12,6 +14,7 @@ from tuneloop.data.rows import RawFile
 
 _JSON_LINES = (".jsonl", ".ndjson")
 _TABLES = (".csv", ".tsv", ".tab")
+_PROBED_LINES = 100
 
 
 def read(path: Path, name: str, options: ReadOptions) -> RawFile:
@@ -27,7 +30,8 @@ def read(path: Path, name: str, options: ReadOptions) -> RawFile:
         if suffix in _JSON_LINES or (first != "[" and lines.looks_like_json_lines(text)):
             return lines.read_json_lines(text, name)
         return array.read_json(text, name)
-    if suffix in (".txt", ".md"):
+    known = suffix in _TABLES or options.delimiter is not None
+    if suffix in (".txt", ".md") or not (known or is_tabular(list(islice(text.lines(), _PROBED_LINES)))):
         how = options.documents.text
         how = ("sections" if suffix == ".md" else "lines") if how == "auto" else how
         return lines.read_plain(text, name) if how == "lines" else lines.read_pieces(text, name, how)

@@ -136,10 +136,13 @@ def test_a_named_column_that_is_missing_is_an_error_that_lists_the_columns() -> 
     ]
 
 
-def test_columns_that_mean_nothing_are_an_error_that_lists_them() -> None:
-    with pytest.raises(DataError, match="no format fits") as error:
-        found({"名前": "x", "住所": "y"})
-    assert "the columns are: 名前, 住所; set data.prompt_column" in str(error.value)
+def test_rows_without_a_usual_column_are_text_and_that_is_said() -> None:
+    detected = found({"名前": "x", "住所": "y", "年齢": None})
+    assert detected.kind == "rows"
+    assert detected.words.startswith(
+        "no column has a usual name: each row as text, 'column: value' (all of it is learned)"
+    )
+    assert detected.parse({"名前": "x", "住所": " ", "年齢": 7}).turns[0]["content"] == "名前: x\n年齢: 7"
 
 
 def test_a_format_that_was_asked_for_and_does_not_fit_is_an_error() -> None:
@@ -189,13 +192,12 @@ def test_of_several_answers_the_first_is_taken_and_that_is_said() -> None:
 
 
 def test_a_page_number_is_no_text() -> None:
-    with pytest.raises(DataError, match="no format fits"):
-        found({"page": "12"})
+    assert found({"page": "12"}).kind == "rows"
 
 
 def test_the_advice_names_the_column_that_holds_text() -> None:
-    with pytest.raises(DataError, match="text stands in 'コメント'"):
-        found({"名前": "x", "コメント": "long enough to be what somebody wrote"})
+    words = found({"名前": "x", "コメント": "long enough to be what somebody wrote"}).words
+    assert "set data.prompt_column (text stands in 'コメント')" in words
 
 
 @pytest.mark.parametrize("history", [[["q"]], ["q", "a"], "q"])
