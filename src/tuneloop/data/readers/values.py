@@ -13,6 +13,7 @@ from typing import Any
 from tuneloop.data.readers.stream import SURROGATE
 from tuneloop.data.rows import READ, RawRow
 
+_ENCODE = json.JSONEncoder(ensure_ascii=False).encode
 _AS_THEY_ARE = (str, int, bool, type(None))
 
 
@@ -59,7 +60,7 @@ def _from_bytes(data: bytes) -> str:
 def typed_row(number: int, columns: Sequence[str], values: Sequence[Any], place: str = "") -> RawRow:
     """A row of a typed source; its raw form is the JSON of its fields."""
     fields = dict(zip(columns, map(plain, values), strict=True))
-    raw = json.dumps(fields, ensure_ascii=False)
+    raw = _ENCODE(fields)
     if not raw.isascii() and SURROGATE.search(raw):
         shown = raw.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
         return RawRow(number, shown, problem=(READ, "wrong encoding: bytes that are not utf-8"), place=place)

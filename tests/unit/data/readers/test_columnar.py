@@ -105,3 +105,16 @@ def test_what_is_no_such_file_is_refused(tmp_path: Path, data: bytes, what: str)
 def test_a_table_without_rows_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds no rows"):
         open_(written(tmp_path / "a.parquet", "parquet", FRAME.clear()))
+
+
+def test_a_file_that_ends_its_decoder_ends_nothing_else(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.parquet", "parquet", pl.DataFrame({"text": ["x"] * 40}))
+    data = path.read_bytes()
+    # a page header says 40 values (thrift: 15 50); 15 4f says -40, and polars 2.1 asks for two exabytes
+    damaged = data.replace(b",\x15\x50\x15", b",\x15\x4f\x15")
+    assert damaged != data
+    path.write_bytes(damaged)
+
+    with pytest.raises(DataError, match="damaged parquet"):
+        open_(path)
+    assert len(list(open_(written(tmp_path / "b.parquet", "parquet")).rows)) == 3
