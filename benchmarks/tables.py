@@ -1,4 +1,4 @@
-"""Write the tables of benchmarks/results into README.md and README.zh-CN.md, between the ``bench`` markers."""
+"""Write the tables of benchmarks/results into README.md and README.zh-CN.md, between their markers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,16 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-MARKS = re.compile(r"(<!-- bench -->\n).*?(<!-- /bench -->)", re.S)
+RESULTS = ROOT / "benchmarks" / "results"
+DATA: tuple[tuple[str, str, str], ...] = (
+    ("documents", r"web|receipts|speech", r"token F1|^character recall|word error rate"),
+    ("personal", r"synth: (EMAIL|CARD|IBAN|PHONE)", r"recall, overlap|precision"),
+    ("personal", r"speed", r"speed|rows"),
+    ("neardup", r".*", r"recall$|precision$|speed|peak memory"),
+    ("data_pipeline", r".*", r".*"),
+    ("split", r".*", r"seconds|peak memory|rows"),
+)
+"""Bench, cases and metrics of the data room that the READMEs show; the result files hold the rest."""
 
 
 def table(path: Path) -> str:
@@ -32,11 +41,39 @@ def table(path: Path) -> str:
     return "\n".join(out) + "\n"
 
 
+def data_table() -> str:
+    """The chosen lines of the data benches, with the commands that make them."""
+    out = ["| bench | case | arm | metric | median (low–high) | × |", "|---|---|---|---|---|---|"]
+    commands: dict[str, str] = {}
+    for bench, cases, metrics in DATA:
+        for path in sorted(RESULTS.glob(f"{bench}_*.jsonl")):
+            for row in map(json.loads, path.read_text(encoding="utf-8").splitlines()):
+                if re.search(cases, row["case"]) and re.search(metrics, row["metric"]):
+                    commands[row["command"]] = f"{row['hardware']} · {row['date']} · {row['commit']}"
+                    ratio = f"{row['ratio']:.3g} to {row['ratio_to']}" if row.get("ratio") else ""
+                    out.append(f"| {bench} | {row['case']} | {row['arm']} | {row['metric']} | {_value(row)} | {ratio} |")
+    return "\n".join([*out, "", *(f"`{command}` · {where}  " for command, where in commands.items())]) + "\n"
+
+
+def _value(row: dict) -> str:
+    low, median, high = (f"{row[key]:,.0f}" if row[key] >= 1000 else f"{row[key]:.3g}" for key in ("low", "median", "high"))
+    spread = f" ({low}–{high}), n = {row['n']}" if row["low"] != row["high"] else ""
+    unit = "" if row["unit"] == "share" else f" {row['unit']}"
+    return f"{median}{unit}{spread}"
+
+
+def fill(page: str, mark: str, text: str) -> str:
+    """The page with the block between two markers renewed."""
+    marks = re.compile(rf"(<!-- {mark} -->\n).*?(<!-- /{mark} -->)", re.S)
+    return marks.sub(lambda found: found[1] + text + found[2], page)
+
+
 def main() -> None:
-    text = "\n".join(table(path) for path in sorted((ROOT / "benchmarks" / "results").glob("train_cpu_*.jsonl")))
+    text = "\n".join(table(path) for path in sorted(RESULTS.glob("train_cpu_*.jsonl")))
     for name in ("README.md", "README.zh-CN.md"):
         path = ROOT / name
-        path.write_text(MARKS.sub(lambda m: m[1] + text + m[2], path.read_text(encoding="utf-8")), encoding="utf-8")
+        page = fill(fill(path.read_text(encoding="utf-8"), "bench", text), "bench-data", data_table())
+        path.write_text(page, encoding="utf-8")
         print(f"wrote the tables into {name}")
 
 
