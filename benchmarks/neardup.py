@@ -363,13 +363,17 @@ def main() -> None:
         run_arm(arguments.arm, arguments.folder)
     elif arguments.decide:
         decide(arguments.decide)
+    elif arguments.scale:
+        report("neardup-scale", scale(arguments.scale))
     else:
-        found = scale(arguments.scale) if arguments.scale else []
-        for case in () if arguments.scale else arguments.cases.split(","):
-            found += compare(case, arguments.rows, arguments.rounds, arguments.arms.split(","))
-        for row in found:
-            print(f"{row['case']:14} {row['arm']:14} {row['metric']:20} {row['median']:>12,.3f} {row['unit']}")
-        harness.write("neardup_scale" if arguments.scale else "neardup", found)
+        for case in arguments.cases.split(","):
+            report(f"neardup-{case}", compare(case, arguments.rows, arguments.rounds, arguments.arms.split(",")))
+
+
+def report(bench: str, found: list[dict]) -> None:
+    for row in found:
+        print(f"{row['case']:14} {row['arm']:14} {row['metric']:25} {row['median']:>12,.3f} {row['unit']}")
+    harness.write(bench, found)
 
 
 if __name__ == "__main__":
