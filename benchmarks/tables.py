@@ -46,7 +46,7 @@ def data_table() -> str:
     out = ["| bench | case | arm | metric | median (low–high) | × |", "|---|---|---|---|---|---|"]
     commands: dict[str, str] = {}
     for bench, cases, metrics in DATA:
-        for path in sorted(RESULTS.glob(f"{bench}_*.jsonl")):
+        for path in sorted(RESULTS.glob(f"{bench}[-_]*.jsonl")):
             for row in map(json.loads, path.read_text(encoding="utf-8").splitlines()):
                 if re.search(cases, row["case"]) and re.search(metrics, row["metric"]):
                     commands[row["command"]] = f"{row['hardware']} · {row['date']} · {row['commit']}"
