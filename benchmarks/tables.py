@@ -12,7 +12,7 @@ DATA: tuple[tuple[str, str, str], ...] = (
     ("documents", r"web|receipts|speech", r"token F1|^character recall|word error rate"),
     ("personal", r"synth: (EMAIL|CARD|IBAN|PHONE)", r"recall, overlap|precision"),
     ("personal", r"speed", r"speed|rows"),
-    ("neardup", r".*", r"recall$|precision$|speed|peak memory"),
+    ("neardup", r".*", r"^recall$|^precision$|^rows per second$|^peak memory$"),
     ("data_pipeline", r".*", r".*"),
     ("split", r".*", r"seconds|peak memory|rows"),
 )
@@ -51,12 +51,16 @@ def data_table() -> str:
                 if re.search(cases, row["case"]) and re.search(metrics, row["metric"]):
                     commands[row["command"]] = f"{row['hardware']} · {row['date']} · {row['commit']}"
                     ratio = f"{row['ratio']:.3g} to {row['ratio_to']}" if row.get("ratio") else ""
-                    out.append(f"| {bench} | {row['case']} | {row['arm']} | {row['metric']} | {_value(row)} | {ratio} |")
+                    out.append(
+                        f"| {bench} | {row['case']} | {row['arm']} | {row['metric']} | {_value(row)} | {ratio} |"
+                    )
     return "\n".join([*out, "", *(f"`{command}` · {where}  " for command, where in commands.items())]) + "\n"
 
 
 def _value(row: dict) -> str:
-    low, median, high = (f"{row[key]:,.0f}" if row[key] >= 1000 else f"{row[key]:.3g}" for key in ("low", "median", "high"))
+    low, median, high = (
+        f"{row[key]:,.0f}" if row[key] >= 1000 else f"{row[key]:.3g}" for key in ("low", "median", "high")
+    )
     spread = f" ({low}–{high}), n = {row['n']}" if row["low"] != row["high"] else ""
     unit = "" if row["unit"] == "share" else f" {row['unit']}"
     return f"{median}{unit}{spread}"
