@@ -10,6 +10,7 @@ import io
 import json
 import re
 import tempfile
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -165,6 +166,8 @@ def account(name: str, data: bytes, **config: Any) -> pl.DataFrame | None:
         path.write_bytes(data)
         out.path.mkdir()
         refused = None
+        if zlib.crc32(data) % 4:  # three quarters of the files without what has tests of its own and takes time
+            config = {"steps": ["repair", "empty", "truncated", "exact_duplicates"], "near_leaks": None, **config}
         try:
             artifact = run(DataConfig(sources=path, **config), out)
         except DataError as error:

@@ -38,6 +38,12 @@ class Work:
             shutil.rmtree(self.folder)
         write_atomic(path, json.dumps(key))
 
+    def end(self) -> None:
+        """Remove everything; killed in the middle of it, the rest is nobody's and not gone on with."""
+        (self.folder / "key.json").unlink()
+        fsync_path(self.folder)
+        shutil.rmtree(self.folder)
+
     def path(self, phase: str, part: int, suffix: str = ".arrow") -> Path:
         return self.folder / phase / f"{part:06}{suffix}"
 

@@ -52,7 +52,7 @@ def run(config: DataConfig, out: RunDir, ask: makers.Ask | None = None, asked: s
         out.log_metrics(step=count.step, rows=count.rows, seconds=round(count.seconds, 4))
     named = ledger.raw_of(out / LEDGER, report.named_rows(facts, total))
     out.write_text(REPORT, report.render(facts, total, named, _regions(config)))
-    shutil.rmtree(stage.work.folder)
+    stage.work.end()
     _tell(facts, out)
     return load(out)
 

@@ -40,12 +40,13 @@ _SPACE = r"[ ]{1,2}"
 
 _PLATE_HEAD = rf"[{_LETTERS}]*+(?<=[{PLATE_PROVINCES}][A-Za-z])[ ]"
 
-SEGMENT = re.compile(
-    rf"((?:{_PLATE_HEAD}(?=[0-9A-Za-z]))?+"
-    rf"{_NUMBER}(?:{_SPACE}(?:[{_LETTERS}]++{_SPACE}(?=[0-9]))?{_NUMBER})*+(?:{_SPACE}[{_LETTERS}]++)?+)"
-    rf"|{_PLATE_HEAD}(?=[A-Za-z])[{_LETTERS}]++|{_SOLID}++"
+_WITH_DIGIT = re.compile(
+    rf"(?:{_PLATE_HEAD}(?=[0-9A-Za-z]))?+"
+    rf"{_NUMBER}(?:{_SPACE}(?:[{_LETTERS}]++{_SPACE}(?=[0-9]))?{_NUMBER})*+(?:{_SPACE}[{_LETTERS}]++)?+"
 )
-"""Group 1 is there when the segment has a digit; only then may it go on after a space."""
+"""A segment with a digit; only such a one may go on after a space."""
+_WITHOUT = re.compile(rf"{_PLATE_HEAD}(?=[A-Za-z])[{_LETTERS}]++|{_SOLID}++")
+"""Two patterns and no group: a group around possessive quantifiers loses its span in some releases of Python 3.11."""
 
 _PLATE = re.compile(rf"[{PLATE_PROVINCES}][A-Za-z]")
 _DIGIT = re.compile("[0-9]")
@@ -57,12 +58,15 @@ def following(text: str, at: int, longest: int) -> re.Match[str] | None:
     """The first segment from a position on; of one longer than ``longest`` characters its beginning, a little longer."""
     begin = _BEGIN.search(text, at)
     # Four characters more: what decides about an end is never further behind it.
-    return SEGMENT.match(text, begin.start(), begin.start() + longest + 4) if begin else None
+    if begin is None:
+        return None
+    window = (begin.start(), begin.start() + longest + 4)
+    return _WITH_DIGIT.match(text, *window) or _WITHOUT.match(text, *window)
 
 
 def ended(match: re.Match[str]) -> bool:
     """Whether a segment found at the end of what is known so far stays as it is, whatever follows."""
-    if match.lastindex == 1 or _PLATE.match(match.string, match.end() - 2):
+    if match.re is _WITH_DIGIT or _PLATE.match(match.string, match.end() - 2):
         return _ENDED.match(match.string, match.end()) is not None
     return match.end() < len(match.string)
 
