@@ -28,7 +28,7 @@ from tuneloop.data.steps.exact import compared_text
 from tuneloop.data.steps.judging import Judge, facts, judging_order, places
 
 Array = NDArray[Any]
-_TEXT_BYTES = 300_000_000
+_TEXT_BYTES = 100_000_000
 """Texts that are held at a time: those of whole clusters of alike rows, one lot after the other."""
 
 
