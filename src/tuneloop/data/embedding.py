@@ -14,6 +14,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from tuneloop.data.steps.digests import pick
 from tuneloop.errors import ModelError, need
 from tuneloop.progress import Progress
 
@@ -33,15 +34,16 @@ def analyse(texts: pl.LazyFrame, order: Array) -> Array:
     """Latent semantic vectors of all texts, float32 [N, d]; zero for a text that the learnt space does not explain.
 
     Args:
-        texts: Columns ``at`` and ``text``.
+        texts: Column ``text`` and what stands beside it.
         order: int64 [N]: the ``at`` of each vector.
 
     Raises:
         MissingExtraError: scikit-learn is not installed.
     """
     need("sklearn", "quality")
+    texts = texts.select("text")
     chosen = np.unique(np.linspace(0, len(order) - 1, min(SAMPLE, len(order))).astype(np.int64))
-    sample = _counts(_texts(texts, order[chosen]))
+    sample = _counts(pick(texts, order[chosen])["text"].to_list())
     documents = np.asarray((sample > 0).sum(axis=0)).ravel()
     weights = np.log((1 + len(chosen)) / (1 + documents)) + 1
     rank = min(DIMENSIONS, len(chosen))
@@ -51,14 +53,10 @@ def analyse(texts: pl.LazyFrame, order: Array) -> Array:
     with Progress("reading meaning", len(order), "rows") as progress:
         for start in range(0, len(order), _ROWS_A_PART):
             part = order[start : start + _ROWS_A_PART]
-            out[start : start + len(part)] = _units(_weighted(_counts(_texts(texts, part)), weights) @ basis.T)
+            found = pick(texts, part)["text"].to_list()
+            out[start : start + len(part)] = _units(_weighted(_counts(found), weights) @ basis.T)
             progress.update(len(part))
     return out
-
-
-def _texts(texts: pl.LazyFrame, at: Array) -> list[str]:
-    wanted = pl.DataFrame({"at": at, "nth": np.arange(len(at))})
-    return texts.select("at", "text").join(wanted.lazy(), on="at", how="inner").collect().sort("nth")["text"].to_list()
 
 
 def _counts(texts: list[str]) -> Any:

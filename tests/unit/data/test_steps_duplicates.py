@@ -6,11 +6,12 @@ import random
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 
 from tuneloop.data.frame import VERDICTS, make_frame
-from tuneloop.data.steps import WholeBase, create, near
+from tuneloop.data.steps import WholeBase, create, digests, near
 from tuneloop.data.steps.exact import ExactDuplicates, text_hash
 from tuneloop.data.steps.near import NearDuplicates
 from tuneloop.errors import ConfigError
@@ -39,8 +40,8 @@ def verdicts(step: WholeBase, rows: pl.DataFrame, cuts: list[int]) -> pl.DataFra
     """The decision when each part was digested by itself."""
     edges = [0, *cuts, rows.height]
     parts = [step.digest(rows[a:b]) for a, b in pairwise(edges)]
-    digests = pl.concat(parts).with_row_index("at").with_columns(pl.col("at").cast(pl.Int64))
-    return step.decide(digests.lazy())
+    every = pl.concat(parts).with_row_index("at").with_columns(pl.col("at").cast(pl.Int64))
+    return step.decide(every.lazy())
 
 
 @pytest.mark.parametrize("step", [ExactDuplicates(), NearDuplicates()], ids=lambda s: s.name)
@@ -67,8 +68,8 @@ def test_lots_that_fit_in_memory_are_judged_as_the_whole(monkeypatch: pytest.Mon
 
 def test_texts_that_share_half_of_their_hash_are_not_equal() -> None:
     step = ExactDuplicates()
-    digests = step.digest(frame(2)).with_columns(at=pl.Series([0, 1]), hash_high=pl.lit(7, dtype=pl.UInt64))
-    assert step.decide(digests.lazy()).height == 0
+    twins = step.digest(frame(2)).with_columns(at=pl.Series([0, 1]), hash_high=pl.lit(7, dtype=pl.UInt64))
+    assert step.decide(twins.lazy()).height == 0
 
 
 def test_a_text_with_a_class_is_not_equal_to_one_without() -> None:
@@ -88,3 +89,11 @@ def test_words_ignore_what_stands_between_them() -> None:
 def test_a_size_without_a_unit_is_refused() -> None:
     with pytest.raises(ConfigError, match="shingle_size needs a unit"):
         create("near_duplicates", {"shingle_size": 4})
+
+
+@pytest.mark.parametrize("slice_rows", [1, 3, 100])
+def test_digests_are_picked_in_the_order_asked_for(slice_rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(digests, "_SLICE", slice_rows)
+    whole = pl.DataFrame({"letter": list("abcdefgh")}).lazy()
+    assert "".join(digests.pick(whole, np.array([6, 0, 7, 2, 1]))["letter"]) == "gahcb"
+    assert digests.pick(whole, np.zeros(0, dtype=np.int64)).schema == {"letter": pl.String}

@@ -10,6 +10,7 @@ import polars as pl
 
 from tuneloop.data.frame import REJECTED, comparable, is_classification, spoken, turns
 from tuneloop.data.steps import WholeBase
+from tuneloop.data.steps.digests import pick
 
 PINNED = {"test": 0, "validation": 1}
 _NONE = pl.Series([""])
@@ -78,8 +79,8 @@ class ExactDuplicates(WholeBase):
     def decide(self, digests: pl.LazyFrame) -> pl.DataFrame:
         # half of the hash finds the few rows that can have a twin; only those are looked at whole
         half = digests.select("hash_high").collect()["hash_high"]
-        twins = pl.LazyFrame({"at": half.is_duplicated().arg_true()}, schema={"at": pl.Int64})
-        rows = digests.join(twins, on="at", how="inner").collect().sort("rank", "at")
+        twins = half.is_duplicated().arg_true().cast(pl.Int64).to_numpy()
+        rows = pick(digests, twins).sort("rank", "at")
         key = ("hash_high", "hash_low")
         judged = (
             rows.with_columns(

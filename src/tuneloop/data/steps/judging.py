@@ -20,18 +20,6 @@ def facts(frame: pl.DataFrame) -> pl.DataFrame:
     return frame.select("id", "label", "pinned", kind=is_classification(frame), rank=rank(frame))
 
 
-def judging_order(digests: pl.LazyFrame) -> Array:
-    """The digest of each row in judging order: prescribed test rows, then validation rows, then the others."""
-    return np.argsort(digests.select("rank").collect()["rank"].to_numpy(), kind="stable")
-
-
-def places(order: Array) -> Array:
-    """Where each digest stands in judging order."""
-    place = np.empty_like(order)
-    place[order] = np.arange(len(order))
-    return place
-
-
 class Judge:
     """Rules about pairs of similar rows i < j of ``rows``, which stand in judging order (with ``at`` and ``facts``)."""
 

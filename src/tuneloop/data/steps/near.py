@@ -24,11 +24,12 @@ from tuneloop.data.minhash import (
 )
 from tuneloop.data.minhash.shingles import Unit
 from tuneloop.data.steps import WholeBase
+from tuneloop.data.steps.digests import judging_order, pick, places
 from tuneloop.data.steps.exact import compared_text
-from tuneloop.data.steps.judging import Judge, facts, judging_order, places
+from tuneloop.data.steps.judging import Judge, facts
 
 Array = NDArray[Any]
-_TEXT_BYTES = 300_000_000
+_TEXT_BYTES = 100_000_000
 """Texts that are held at a time: those of whole clusters of alike rows, one lot after the other."""
 
 
@@ -121,7 +122,6 @@ def _lots(digests: pl.LazyFrame, order: Array, pairs: Candidates) -> Iterator[tu
     for k in np.unique(lot):
         mine = np.flatnonzero(lot == k)
         position[mine] = np.arange(len(mine))
-        wanted = pl.DataFrame({"at": order[rows[mine]], "position": np.arange(len(mine))})
-        frame = digests.drop("sketch").join(wanted.lazy(), on="at", how="inner").collect().sort("position")
         which = lot[i] == k
-        yield frame, Candidates(position[i[which]], position[j[which]], pairs.kind[which], 0, False)
+        inside = Candidates(position[i[which]], position[j[which]], pairs.kind[which], 0, False)
+        yield pick(digests.drop("sketch"), order[rows[mine]]), inside

@@ -13,8 +13,9 @@ from pydantic import Field, PrivateAttr, field_validator
 
 from tuneloop.data import embedding
 from tuneloop.data.steps import WholeBase
+from tuneloop.data.steps.digests import judging_order, places
 from tuneloop.data.steps.exact import compared_text
-from tuneloop.data.steps.judging import Judge, facts, judging_order, places
+from tuneloop.data.steps.judging import Judge, facts
 from tuneloop.progress import Progress
 
 Array = NDArray[Any]
