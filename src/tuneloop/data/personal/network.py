@@ -45,9 +45,9 @@ _PEM_HEADER = re.compile(
 )
 _PEM_BODY = re.compile(r"[A-Za-z0-9+/=]{16,}")
 
-TOKEN_TAIL = re.compile(r"[A-Za-z0-9_\-.+/=%~]*+")
+TOKEN_TAIL = re.compile(r"[A-Za-z0-9_\-.+/=%~]*")
 """How a secret goes on that is longer than the window."""
-PEM_TAIL = re.compile(r"(?:[\s\\]{0,8}+[A-Za-z0-9+/=]++)*+")
+PEM_TAIL = re.compile(r"(?:[\s\\]{0,8}[A-Za-z0-9+/=]+)*")
 """How a private key goes on: lines of base64, up to the hyphens of its last line."""
 
 

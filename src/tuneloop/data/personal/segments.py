@@ -35,18 +35,19 @@ def fold(text: str) -> str:
 
 _LETTERS = rf"!#$%&'()*+\-./:=?@A-Z_a-z~·À-ɏ{PLATE_PROVINCES}{PLATE_ENDS}"
 _SOLID = rf"[{_LETTERS}0-9]"
-_NUMBER = rf"[{_LETTERS}]*+[0-9]{_SOLID}*+"
+_NUMBER = rf"[{_LETTERS}]*[0-9]{_SOLID}*"
 _SPACE = r"[ ]{1,2}"
 
-_PLATE_HEAD = rf"[{_LETTERS}]*+(?<=[{PLATE_PROVINCES}][A-Za-z])[ ]"
+_PLATE_HEAD = rf"[{_LETTERS}]*(?<=[{PLATE_PROVINCES}][A-Za-z])[ ]"
 
 _WITH_DIGIT = re.compile(
-    rf"(?:{_PLATE_HEAD}(?=[0-9A-Za-z]))?+"
-    rf"{_NUMBER}(?:{_SPACE}(?:[{_LETTERS}]++{_SPACE}(?=[0-9]))?{_NUMBER})*+(?:{_SPACE}[{_LETTERS}]++)?+"
+    rf"(?:{_PLATE_HEAD}(?=[0-9A-Za-z]))?"
+    rf"{_NUMBER}(?:{_SPACE}(?:[{_LETTERS}]+{_SPACE}(?=[0-9]))?{_NUMBER})*(?:{_SPACE}[{_LETTERS}]+)?"
 )
 """A segment with a digit; only such a one may go on after a space."""
-_WITHOUT = re.compile(rf"{_PLATE_HEAD}(?=[A-Za-z])[{_LETTERS}]++|{_SOLID}++")
-"""Two patterns and no group: a group around possessive quantifiers loses its span in some releases of Python 3.11."""
+_WITHOUT = re.compile(rf"{_PLATE_HEAD}(?=[A-Za-z])[{_LETTERS}]+|{_SOLID}+")
+"""No possessive quantifiers: Python 3.11 before 3.11.5 loses spans, or never ends, with them. None is needed: what follows each
+of these repetitions cannot be part of it."""
 
 _PLATE = re.compile(rf"[{PLATE_PROVINCES}][A-Za-z]")
 _DIGIT = re.compile("[0-9]")

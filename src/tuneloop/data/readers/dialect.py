@@ -73,9 +73,9 @@ class Dialect:
     def __init__(self, delimiter: str) -> None:
         self.delimiter = delimiter
         mark = re.escape(delimiter)
-        quoted, plain = r'"([^"]*+(?:""[^"]*+)*+)"', rf'([^"{mark}]*+)'
+        quoted, plain = r'"([^"]*(?:""[^"]*)*)"', rf'([^"{mark}]*)'
         field = rf"(?:{quoted}|{plain})"
-        self._well_formed = re.compile(rf"{field}(?:{mark}{field})*+")
+        self._well_formed = re.compile(rf"{field}(?:{mark}{field})*")
         self._field = re.compile(rf"(?:^|{mark}){field}")
         self._opens = re.compile(rf'(?:^|{mark})[ ]*"')
         self._after_close = re.compile(rf"[ ]*(?:{mark}|$)")
