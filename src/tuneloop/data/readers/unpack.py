@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+import shutil
 import tempfile
+import weakref
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -155,23 +156,23 @@ def read_unpacked(path: Path, read: Callable[[Path], RawFile]) -> RawFile:
     Raises:
         DataError: The archive is damaged; half of such a file is of no use.
     """
-    folder = tempfile.TemporaryDirectory(prefix="tuneloop-")
-    copy, source = Path(folder.name) / inner_name(path).name, FileBytes(path)
-    with copy.open("wb") as file:
-        for piece in source.pieces():
-            file.write(piece)
-    if source.damage:
-        folder.cleanup()
-        raise DataError(source.damage, where=str(path), hint="copy the file again from where it came from")
+    folder = Path(tempfile.mkdtemp(prefix="tuneloop-"))
+    copy, source = folder / inner_name(path).name, FileBytes(path)
     try:
+        with copy.open("wb") as file:
+            for piece in source.pieces():
+                file.write(piece)
+        if source.damage:
+            raise DataError(source.damage, where=str(path), hint="copy the file again from where it came from")
         found = read(copy)
     except BaseException:
-        folder.cleanup()
+        shutil.rmtree(folder)
         raise
     found.rows = _while_kept(found.rows, folder)
+    weakref.finalize(found.rows, shutil.rmtree, folder, ignore_errors=True)  # also when nobody reads them to the end
     return found
 
 
-def _while_kept(rows: Iterator[RawRow], folder: tempfile.TemporaryDirectory[str]) -> Iterator[RawRow]:
-    with folder, suppress(GeneratorExit):
-        yield from rows
+def _while_kept(rows: Iterator[RawRow], folder: Path) -> Iterator[RawRow]:
+    yield from rows
+    shutil.rmtree(folder)

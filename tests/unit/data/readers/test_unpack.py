@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import gc
 import gzip
 import lzma
 import random
@@ -127,6 +128,11 @@ def test_a_packed_parquet_file_is_read_from_a_copy_that_does_not_stay(
 
     assert len(list((tmp_path / "tmp").iterdir())) == 1
     assert [row.fields["q"] for row in file.rows] == list(range(3000))
+    assert not list((tmp_path / "tmp").iterdir())
+
+    file = open_(path)
+    del file
+    gc.collect()
     assert not list((tmp_path / "tmp").iterdir())
 
 
