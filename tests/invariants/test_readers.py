@@ -138,7 +138,9 @@ def test_damaged_bytes_give_rows_or_a_two_line_error(name: str) -> None:
     check()
 
 
-@pytest.mark.parametrize("suffix", sorted({*BY_SUFFIX, ".gz", ".zst", ".bin"} - set(AUDIO_SUFFIXES)))  # these need a model
+@pytest.mark.parametrize(
+    "suffix", sorted({*BY_SUFFIX, ".gz", ".zst", ".bin"} - set(AUDIO_SUFFIXES))
+)  # these need a model
 def test_any_bytes_under_any_suffix_give_rows_or_a_two_line_error(suffix: str) -> None:
     @settings(FUZZ, max_examples=40)
     @given(st.binary(max_size=200) | st.text(max_size=200).map(lambda text: text.encode("utf-8", "ignore")))
