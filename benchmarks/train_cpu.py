@@ -72,6 +72,7 @@ def ours(case: str, model: Path, folder: Path, kind: str) -> dict[str, Any]:
     from tuneloop.train.loop import fit
     from tuneloop.train.objectives import sft
     from tuneloop.train.plan import BatchPlan
+    from tuneloop.train.sections import CheckpointConfig, OptimizerConfig
     from tuneloop.types import Example
 
     method = CASES[case][0]
@@ -85,8 +86,8 @@ def ours(case: str, model: Path, folder: Path, kind: str) -> dict[str, Any]:
         with quiet():
             network = peft.PeftModel.from_pretrained(network, folder / "adapter", is_trainable=True)
     config = TrainConfig(
-        method=method, learning_rate=LEARNING_RATE[method], schedule="constant", warmup_ratio=0.0,  # type: ignore[arg-type]
-        tensorboard=False, checkpoint_every_steps=10**6,
+        method=method, learning_rate=LEARNING_RATE[method], trackers=(),  # type: ignore[arg-type]
+        optimizer=OptimizerConfig(schedule="constant", warmup_ratio=0.0), checkpoint=CheckpointConfig(every_steps=10**6),
     )  # fmt: skip
     objective = sft(network, padding_free=kind != "plain", share_prefixes=kind == "shared", label_smoothing=0.0)
     plan = BatchPlan(tuple((tuple(range(s * BATCH, s * BATCH + BATCH)),) for s in range(steps)), (steps,))

@@ -38,8 +38,8 @@ train:
   max_steps: {STEPS}
   epochs: 100
   learning_rate: 1e-2
-  tensorboard: false
-  checkpoint_every_steps: 2
+  trackers: []
+  checkpoint: {{every_steps: 2}}
   lora: {{rank: 4, dropout: 0.1}}
 """)
     return folder / "p.yaml"

@@ -16,7 +16,7 @@ def test_the_chinese_example_runs_through_data_and_evaluation(tiny: Callable[...
         f"model.name={tiny('qwen2', 'r1-distill')}",
         f"runs_folder={tmp_path}",
         "train.max_steps=2",
-        "train.tensorboard=false",
+        "train.trackers=[]",
         "evaluate.limit=6",
         "evaluate.max_new_tokens=8",
         "evaluate.latency_requests=2",

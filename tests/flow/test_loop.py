@@ -47,7 +47,7 @@ data:
   path: rows.csv
   system: "Answer with one of: {{labels}}"
 model: {{name: {tiny("llama", "smollm")}}}
-train: {{epochs: 2, batch_size: 8, learning_rate: 1e-2, tensorboard: false, lora: {{rank: 4}}}}
+train: {{epochs: 2, batch_size: 8, learning_rate: 1e-2, trackers: [], lora: {{rank: 4}}}}
 evaluate: {{latency_requests: 2, resamples: 100}}
 """)
     return folder / "p.yaml"

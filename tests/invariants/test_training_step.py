@@ -16,6 +16,7 @@ from tuneloop.train.loop import fit
 from tuneloop.train.methods import METHODS
 from tuneloop.train.objectives import sft, total_weight
 from tuneloop.train.plan import BatchPlan
+from tuneloop.train.sections import MemoryConfig
 from tuneloop.types import Example
 
 VOCABULARY = 300
@@ -108,7 +109,7 @@ def test_accumulation_1x8_equals_8x1(arch: str) -> None:
 def test_label_smoothing_and_chunked_logits_equal_padded(monkeypatch: pytest.MonkeyPatch) -> None:
     model, batch = trainable("llama", "full"), [rows()]
     plain = loss_and_gradients(model, batch, padding_free=False, label_smoothing=0.1)
-    monkeypatch.setattr("tuneloop.train.objectives.CHUNK", 5)
+    monkeypatch.setattr("tuneloop.train.objectives.flat.CHUNK", 5)
     assert_equal(loss_and_gradients(model, batch, label_smoothing=0.1), plain)
 
 
@@ -152,7 +153,7 @@ def test_whole_runs_agree(tmp_path: Path) -> None:
     plan = BatchPlan(tuple((tuple(o),) for o in order), (20,))
     losses = []
     for name, fast in (("fast", True), ("plain", False)):
-        config = TrainConfig(learning_rate=1e-3, tensorboard=False, padding_free=fast)
+        config = TrainConfig(learning_rate=1e-3, trackers=(), memory=MemoryConfig(padding_free=fast))
         model = trainable("llama", "lora")
         objective = sft(model, padding_free=fast, share_prefixes=fast, label_smoothing=0.0)
         out = RunDir(tmp_path / name)

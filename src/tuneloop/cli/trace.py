@@ -92,7 +92,8 @@ def _steps(run: Run, row_id: str) -> list[int]:
         return []
     plan = json.loads(path.read_text(encoding="utf-8"))
     mine = {i for i, name in enumerate(plan["ids"]) if name == row_id or name.startswith(f"{row_id}:")}
-    return [n for n, step in enumerate(plan["steps"], 1) if any(i in mine for micro in step for i in micro)]
+    steps = (step for stage in plan["stages"] for step in stage["steps"])
+    return [n for n, step in enumerate(steps, 1) if any(i in mine for micro in step for i in micro)]
 
 
 def _answers(run: Run, row_id: str) -> dict[str, dict[str, Any]]:

@@ -3,38 +3,73 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 from pydantic import Field, model_validator
 
 from tuneloop.config import Config
+from tuneloop.train.sections import (
+    CheckpointConfig,
+    DistilConfig,
+    FreezeConfig,
+    LoraConfig,
+    MemoryConfig,
+    OptimizerConfig,
+    PrefixConfig,
+    SelectConfig,
+    ValidationConfig,
+)
 
-DEFAULT_LEARNING_RATE = {"lora": 2e-4, "full": 2e-5}
+MethodName = Literal[
+    "lora", "rslora", "dora", "lora+", "qlora", "full", "freeze", "prefix", "prompt", "select", "staged"
+]  # fmt: skip
+LORA_FAMILY = ("lora", "rslora", "dora", "lora+", "qlora")
+ADAPTERS = (*LORA_FAMILY, "prefix", "prompt")
+"""Methods that leave the base model's weights alone and save an adapter."""
+
+DEFAULT_LEARNING_RATE: Mapping[str, float] = {
+    **dict.fromkeys(LORA_FAMILY, 2e-4), "full": 2e-5, "freeze": 5e-5, "select": 5e-5, "prefix": 1e-2, "prompt": 3e-2,
+}  # fmt: skip
+"""Peak rates: adapters 2e-4 (Dettmers et al. 2023, table 9), full 2e-5; prefixes need rates of 1e-2 and more
+(Lester et al. 2021, section 3.3: 0.3 with Adafactor)."""
 
 
-class LoraConfig(Config):
-    """Low-rank adapters (Hu et al., 2021, arXiv:2106.09685): B starts at zero, so the start is the base model."""
+class StageConfig(Config):
+    """One stage of a staged run; what is not said here is as in ``train``."""
 
-    rank: int = Field(16, ge=1, le=1024)
-    """Rank of each adapter."""
+    aliases: ClassVar[Mapping[str, str]] = {
+        "lr": "learning_rate",
+        "num_train_epochs": "epochs",
+        "finetuning_type": "method",
+        "early_stopping_patience": "patience",
+    }
 
-    alpha: float = Field(32.0, gt=0)
-    """Scale: the update is alpha / rank times B A."""
+    name: str | None = None
+    """Shown in the log and the metrics."""
 
-    dropout: float = Field(0.0, ge=0, lt=1)
-    """Dropout on the adapter's input."""
+    method: MethodName | None = None
+    """What trains in this stage."""
 
-    targets: str | tuple[str, ...] = "all-linear"
-    """'all-linear' (every linear layer but the output head), or names of layers."""
+    epochs: float | None = Field(None, gt=0)
+    """Passes over the training split."""
 
-    @model_validator(mode="before")
-    @classmethod
-    def _targets(cls, tree: object) -> object:
-        if isinstance(tree, dict) and isinstance(tree.get("targets"), str):
-            text = tree["targets"]
-            everything = text in ("all", "all-linear")
-            return {**tree, "targets": "all-linear" if everything else tuple(t.strip() for t in text.split(","))}
-        return tree
+    max_steps: int | None = Field(None, ge=1)
+    """At most this many optimizer steps."""
+
+    learning_rate: float | None = Field(None, gt=0)
+    """Peak learning rate."""
+
+    patience: int | None = Field(None, ge=1)
+    """End the stage after this many validations without improvement; its best weights go on."""
+
+    lora: LoraConfig | None = None
+    """Settings of adapters in this stage."""
+
+    freeze: FreezeConfig | None = None
+    """What ``method: freeze`` trains in this stage."""
+
+    select: SelectConfig | None = None
+    """What ``method: select`` chooses in this stage."""
 
 
 class TrainConfig(Config):
@@ -51,23 +86,58 @@ class TrainConfig(Config):
         "gradient_accumulation_steps": "accumulation_steps",
         "num_train_epochs": "epochs",
         "lr": "learning_rate",
-        "lr_scheduler_type": "schedule",
-        "save_steps": "checkpoint_every_steps",
-        "save_total_limit": "keep_checkpoints",
-        "eval_steps": "validate_every_steps",
+        "label_smoothing_factor": "label_smoothing",
+        "lr_scheduler_type": "optimizer.schedule",
+        "schedule": "optimizer.schedule",
+        "warmup_ratio": "optimizer.warmup_ratio",
+        "warmup_steps": "optimizer.warmup_steps",
+        "weight_decay": "optimizer.weight_decay",
+        "max_grad_norm": "optimizer.max_grad_norm",
+        "neftune_noise_alpha": "optimizer.neftune_alpha",
+        "checkpoint_every_steps": "checkpoint.every_steps",
+        "save_steps": "checkpoint.every_steps",
+        "keep_checkpoints": "checkpoint.keep",
+        "save_total_limit": "checkpoint.keep",
+        "validate_every_steps": "validation.every_steps",
+        "eval_steps": "validation.every_steps",
+        "early_stopping_patience": "validation.patience",
+        "padding_free": "memory.padding_free",
+        "share_prefixes": "memory.share_prefixes",
         "lora_rank": "lora.rank",
         "lora_alpha": "lora.alpha",
         "lora_dropout": "lora.dropout",
         "lora_target": "lora.targets",
         "target_modules": "lora.targets",
-        "label_smoothing_factor": "label_smoothing",
+        "loraplus_lr_ratio": "lora.plus_ratio",
+        "freeze_trainable_layers": "freeze.last_layers",
+        "freeze_trainable_modules": "freeze.modules",
+        "num_virtual_tokens": "prefix.tokens",
+        "report_to": "trackers",
     }
 
-    method: Literal["lora", "full"] = "lora"
-    """Which parameters train: low-rank adapters, or all of them."""
+    method: MethodName = "lora"
+    """What trains: adapters, all weights, a part of them, or ``stages`` one after another."""
 
     lora: LoraConfig = LoraConfig()
-    """Settings of the adapters."""
+    """Settings of the LoRA family."""
+
+    freeze: FreezeConfig = FreezeConfig()
+    """What ``method: freeze`` trains."""
+
+    prefix: PrefixConfig = PrefixConfig()
+    """Settings of prefix and prompt tuning."""
+
+    select: SelectConfig = SelectConfig()
+    """Settings of ``method: select``."""
+
+    stages: tuple[StageConfig, ...] = ()
+    """Stages of ``method: staged``, in order."""
+
+    objective: Literal["sft", "pretrain", "distil"] = "sft"
+    """What is minimised: answers of conversations, all tokens of texts (continued pretraining), or distance to a teacher."""
+
+    distil: DistilConfig | None = None
+    """The teacher of ``objective: distil``."""
 
     epochs: float = Field(3.0, gt=0)
     """Passes over the training split; may be fractional."""
@@ -81,45 +151,88 @@ class TrainConfig(Config):
     accumulation_steps: int = Field(1, ge=1)
     """Forward passes of one optimizer step; the loss is weighted by tokens over all of them."""
 
+    tokens_per_step: int | None = Field(None, ge=1)
+    """Gather rows until an optimizer step holds this many tokens, instead of a fixed number of rows."""
+
     learning_rate: float | None = Field(None, gt=0)
-    """Peak learning rate; default 2e-4 for adapters, 2e-5 for full fine-tuning."""
+    """Peak learning rate; default 2e-4 for adapters, 2e-5 for full fine-tuning, 5e-5 for parts, 1e-2 for prefixes."""
 
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    """How the learning rate falls after the warm-up (to zero, except 'constant')."""
-
-    warmup_ratio: float = Field(0.03, ge=0, le=1)
-    """Share of the steps in which the learning rate rises linearly."""
-
-    weight_decay: float = Field(0.0, ge=0)
-    """AdamW's decoupled decay; never applied to biases and norms."""
-
-    max_grad_norm: float = Field(1.0, gt=0)
-    """Gradients are scaled down to this norm."""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    """AdamW, its schedule and its noise."""
 
     max_length_tokens: int = Field(2048, ge=8)
-    """Longer rows are left out and counted, never cut: a cut row would lose its end token."""
+    """Longer rows are handled as ``too_long`` says, never cut silently: a cut row would lose its end token."""
+
+    too_long: Literal["drop", "split", "fail"] = "drop"
+    """Rows over the limit: left out and counted; split into several rows between turns or (texts) anywhere; or an error."""
 
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     """Share of the probability that goes to all tokens alike."""
 
-    padding_free: bool = True
-    """Run a batch as one flat row. False: the plain padded computation (the oracle; slower, same loss)."""
+    source_weights: Mapping[str, float] = {}
+    """Weight of the rows of a source: its file or table name, or a pattern ('faq*.jsonl'); others weigh 1."""
 
-    share_prefixes: bool = True
-    """Compute tokens that rows of a batch begin with once. Needs ``padding_free``; same loss."""
+    validation: ValidationConfig = ValidationConfig()
+    """When to look at validation rows, and when to stop."""
 
-    validate_every_steps: int = Field(0, ge=0)
-    """Validation loss every so many steps; 0: at the end of each epoch."""
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    """When the run is saved."""
 
-    checkpoint_every_steps: int = Field(50, ge=1)
-    """A killed run loses at most this many steps."""
+    memory: MemoryConfig = MemoryConfig()
+    """How a step is computed."""
 
-    keep_checkpoints: int = Field(2, ge=1)
-    """Older checkpoints are removed."""
+    trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ("tensorboard",)
+    """Where metrics go besides metrics.jsonl."""
 
-    tensorboard: bool = True
-    """Write TensorBoard event files beside metrics.jsonl."""
+    @model_validator(mode="before")
+    @classmethod
+    def _words_of_others(cls, tree: Any) -> Any:
+        if not isinstance(tree, dict):
+            return tree
+        tree = dict(tree)
+        if isinstance(tree.get("trackers"), str):
+            names = tuple(t.strip() for t in tree["trackers"].split(",") if t.strip())
+            tree["trackers"] = tuple(t for t in names if t not in ("none", "all")) or (
+                ("tensorboard",) if names == ("all",) else ()
+            )
+        if "tensorboard" in tree:  # the switch of earlier versions
+            keeps = tree.pop("tensorboard")
+            tree.setdefault("trackers", ("tensorboard",) if keeps else ())
+        return tree
+
+    @model_validator(mode="after")
+    def _belongs_together(self) -> TrainConfig:
+        if (self.method == "staged") != bool(self.stages):
+            raise ValueError(
+                "method: staged and stages belong together\nhint: stages: [{method: freeze, freeze.last_layers: 0}, {method: full}]"
+            )
+        if any(s.method == "staged" for s in self.stages):
+            raise ValueError("a stage cannot be staged itself\nhint: list its stages here")
+        if any((s.method or "lora") in ("prefix", "prompt") for s in self.stages[:-1]):
+            raise ValueError("a prefix cannot be merged into the weights\nhint: make it the last stage")
+        if (self.objective == "distil") != (self.distil is not None):
+            raise ValueError(
+                "objective: distil and the section distil belong together\nhint: distil: {teacher: NAME_OR_FOLDER}"
+            )
+        return self
 
     @property
     def peak_learning_rate(self) -> float:
         return self.learning_rate or DEFAULT_LEARNING_RATE[self.method]
+
+    def phases(self) -> tuple[TrainConfig, ...]:
+        """One configuration for each stage (of an ordinary run: itself)."""
+        if not self.stages:
+            return (self,)
+        return tuple(self._phase(stage) for stage in self.stages)
+
+    def _phase(self, stage: StageConfig) -> TrainConfig:
+        said = {k: getattr(stage, k) for k in stage.model_fields_set if k not in ("name", "patience")}
+        said = {k: v for k, v in said.items() if v is not None}
+        said.setdefault("method", "lora")
+        if stage.patience is not None:
+            said["validation"] = self.validation.model_copy(update={"patience": stage.patience})
+        return self.model_copy(update={**said, "stages": ()})
+
+
+METHOD_NAMES: tuple[str, ...] = get_args(MethodName)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -20,23 +22,207 @@ from tuneloop.errors import Interrupted, ModelError
 from tuneloop.progress import Progress, log
 from tuneloop.rundir import METRICS, RunDir, write_atomic
 from tuneloop.train import checkpoint
+from tuneloop.train.companions import Average, Companion, Patience, tensors_of
 from tuneloop.train.config import TrainConfig
+from tuneloop.train.methods import companions_of
 from tuneloop.train.objectives import Objective, total_weight
+from tuneloop.train.optimise import build_optimizer, learning_rate, trained_parameters
 from tuneloop.train.plan import BatchPlan
+from tuneloop.train.trackers import trackers
 from tuneloop.types import Example
 
-CHECKPOINTS = "checkpoints"
+CHECKPOINTS, BEST = "checkpoints", "best"
 
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """What a finished loop knows. ``tokens_per_s`` counts real tokens of training steps only."""
+    """What a finished loop knows. ``tokens_per_s`` counts real tokens of training steps only; ``best_step`` is the step
+    whose weights were kept, when the best were asked for."""
 
     steps: int
     tokens: int
     loss: float
     validation_loss: float | None
     tokens_per_s: float
+    best_step: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Where a stage of a staged run begins: what earlier stages did counts on in the metrics."""
+
+    steps: int = 0
+    tokens: int = 0
+    folder: str = CHECKPOINTS
+    name: str = ""
+
+
+@dataclass(slots=True)
+class Clock:
+    """Time and tokens of the training steps of this process."""
+
+    train_s: float = 0.0
+    tokens: int = 0
+    saved_at: float = field(default_factory=time.monotonic)
+
+    @property
+    def tokens_per_s(self) -> float:
+        return round(self.tokens / self.train_s, 1) if self.train_s else 0.0
+
+
+class Loop:
+    """One run over one plan. ``fit`` is the way in."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        objective: Objective,
+        examples: Sequence[Example],
+        validation: Sequence[Example],
+        plan: BatchPlan,
+        config: TrainConfig,
+        out: RunDir,
+        start: Start,
+    ) -> None:
+        self.model, self.objective, self.plan, self.config = model, objective, plan, config
+        self.examples, self.validation, self.out, self.start = examples, validation, out, start
+        self.parameters = trained_parameters(model)
+        self.patience = Patience(config.validation)
+        self.average = Average(self.parameters, config.optimizer.ema_decay) if config.optimizer.ema_decay else None
+        own: list[Companion] = [self.patience, *([self.average] if self.average else [])]
+        self.companions = [*own, *companions_of(model, objective, examples, config)]
+        self.optimizer = build_optimizer(self.parameters, config)
+        self.live = checkpoint.Live(self.parameters, self.optimizer, self.companions)
+        self.folder = Path(out.path) / start.folder
+        self.clock = Clock()
+        self.loss, self.validation_loss = math.nan, None
+        self.best: float | None = None
+
+    loss: float
+    validation_loss: float | None
+
+    def run(self) -> Fitted:
+        total = len(self.plan.steps)
+        position = checkpoint.restore(self.folder, self.live, self.plan.hash)
+        self.position = position or checkpoint.Position(0, 0, self.plan.hash)
+        first = self.position.step
+        last = _cut_metrics(self.out, self.start.steps + first)
+        self.loss, self.validation_loss = last.get("loss", math.nan), last.get("validation_loss")
+        if first:
+            log(f"  continuing after step {first} of {total}")
+        with ExitStack() as stack:
+            self.stopped = stack.enter_context(_stop_requests())
+            bar = stack.enter_context(Progress(self.start.name or "training", total, "steps"))
+            self.track = stack.enter_context(trackers(self.out, self.config, self.start.steps + first))
+            bar.resume_at(first)
+            for step in range(first, total):
+                if self.patience.exhausted:
+                    break
+                self._step(step)
+                bar.update(note=f"loss {self.loss:.3f} · {self.clock.tokens_per_s:.0f} tokens/s")
+                self._after(step)
+        return self._finish()
+
+    def _step(self, step: int) -> None:
+        begun = time.perf_counter()
+        for companion in self.companions:
+            companion.before_step(step)
+        rate = learning_rate(step, len(self.plan.steps), self.config)
+        rows = [[self.examples[i] for i in micro] for micro in self.plan.steps[step]]
+        self.loss, norm = optimizer_step(
+            self.model, self.objective, self.optimizer, rows, rate, self.config.optimizer.max_grad_norm
+        )
+        if not math.isfinite(self.loss) or not math.isfinite(norm):
+            raise _not_finite(self.loss, rows, self.start.steps + step, self.folder)
+        for companion in self.companions:
+            companion.after_step(step)
+        spent = time.perf_counter() - begun
+        tokens = sum(len(e.input_ids) for micro in rows for e in micro)
+        self.clock.train_s += spent
+        self.clock.tokens += tokens
+        self.position = checkpoint.Position(step + 1, self.position.tokens + tokens, self.plan.hash)
+        self._log(loss=self.loss, learning_rate=rate, grad_norm=norm, tokens_per_s=round(tokens / spent, 1))
+
+    def _after(self, step: int) -> None:
+        """Validate and save where it is due, and stop where it was asked for."""
+        total = len(self.plan.steps)
+        if self.validation and _validates(step + 1, self.plan, self.config):
+            self._validate()
+        minutes = (time.monotonic() - self.clock.saved_at) / 60
+        settings = self.config.checkpoint
+        due = (step + 1) % settings.every_steps == 0 or minutes >= settings.every_minutes
+        if self.stopped() or step + 1 == total or due or self.patience.exhausted:
+            checkpoint.save(self.folder, self.live, self.position, keep=settings.keep)
+            self.clock.saved_at = time.monotonic()
+        if self.stopped() and step + 1 < total:
+            raise Interrupted(
+                f"stopped after step {step + 1} of {total}; a checkpoint is written",
+                hint="type the same command again to continue",
+            )
+
+    def _validate(self) -> None:
+        with self.averaged():
+            self.validation_loss = evaluate_loss(
+                self.model, self.objective, self.validation, self.config.batch_size * 4
+            )
+            self._log(validation_loss=self.validation_loss)
+            better = self.patience.improved(self._watched(), self.position.step)
+            if better and self.config.validation.keeps_best:
+                facts = {"step": self.position.step, "plan_hash": self.plan.hash}
+                checkpoint.save_weights(self.folder / BEST, tensors_of(self.parameters), facts)
+        if self.patience.exhausted:
+            log(
+                f"  stopping early: {self.config.validation.metric} was best after step "
+                f"{self.start.steps + self.patience.best_step} and not better in "
+                f"{self.patience.without_improvement} validations"
+            )
+
+    def _watched(self) -> float:
+        """The newest value of the metric that patience looks at."""
+        name = self.config.validation.metric
+        if name == "validation_loss" and self.validation_loss is not None:
+            return self.validation_loss
+        found = [line[name] for line in self.out.metrics() if name in line]
+        if not found:
+            raise ModelError(
+                f"there is no metric {name!r} to watch", where="train.validation.metric", hint="use validation_loss"
+            )
+        return float(found[-1])
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """The model as it would be saved now."""
+        return self.average.in_place() if self.average else nullcontext()
+
+    def _finish(self) -> Fitted:
+        best_step = None
+        if self.average:
+            for name, value in self.average.average.items():
+                self.parameters[name].data.copy_(value)
+        if self.config.validation.keeps_best and self.patience.best is not None:
+            facts = checkpoint.load_weights(self.folder / BEST, self.parameters)
+            if facts is None:
+                raise ModelError(
+                    "the best weights were kept and are damaged now",
+                    where=str(self.folder / BEST),
+                    hint="remove the stage's folder and train again, or set train.validation.keep=last",
+                )
+            best_step, self.validation_loss = self.start.steps + facts["step"], self.patience.best
+        return Fitted(
+            self.start.steps + self.position.step,
+            self.start.tokens + self.position.tokens,
+            self.loss,
+            self.validation_loss,
+            self.clock.tokens_per_s,
+            best_step,
+        )
+
+    def _log(self, **values: float) -> None:
+        step = self.start.steps + self.position.step
+        if "loss" in values:
+            self.out.log_metrics(step=step, tokens=self.start.tokens + self.position.tokens, **values)
+        else:
+            self.out.log_metrics(step=step, **values)
+        self.track(step, values)
 
 
 def fit(
@@ -47,6 +233,7 @@ def fit(
     plan: BatchPlan,
     config: TrainConfig,
     out: RunDir,
+    start: Start | None = None,
 ) -> Fitted:
     """Train to the end of the plan, from the newest whole checkpoint if there is one.
 
@@ -54,52 +241,10 @@ def fit(
         Interrupted: SIGINT or SIGTERM arrived; a checkpoint was written.
         ModelError: The loss is not finite; the rows of the step are named.
     """
-    optimizer = _optimizer(model, config)
-    found = checkpoint.restore(out / CHECKPOINTS, model, optimizer, plan.hash)
-    position = found or checkpoint.Position(0, 0, plan.hash)
-    last = _cut_metrics(out, position.step)
-    if position.step:
-        log(f"  continuing after step {position.step} of {len(plan.steps)}")
-    train_s = tokens_here = 0.0
-    loss = last.get("loss", math.nan)
-    validation_loss = last.get("validation_loss")
-    with ExitStack() as stack:
-        stopped = stack.enter_context(_stop_requests())
-        bar = stack.enter_context(Progress("training", len(plan.steps), "steps"))
-        board = stack.enter_context(_board(out, config, position.step))
-        bar.resume_at(position.step)
-        for step in range(position.step, len(plan.steps)):
-            start = time.perf_counter()
-            rate = learning_rate(step, len(plan.steps), config)
-            rows = [[examples[i] for i in micro] for micro in plan.steps[step]]
-            loss, norm = _step(model, objective, optimizer, rows, rate, config.max_grad_norm)
-            if not math.isfinite(loss) or not math.isfinite(norm):
-                raise _not_finite(loss, rows, step, out)
-            spent = time.perf_counter() - start
-            tokens = sum(len(e.input_ids) for micro in rows for e in micro)
-            train_s, tokens_here = train_s + spent, tokens_here + tokens
-            position = checkpoint.Position(step + 1, position.tokens + tokens, plan.hash)
-            line = {"loss": loss, "learning_rate": rate, "grad_norm": norm, "tokens_per_s": round(tokens / spent, 1)}
-            out.log_metrics(step=step + 1, tokens=position.tokens, **line)
-            board(step + 1, line)
-            bar.update(note=f"loss {loss:.3f} · {tokens_here / train_s:.0f} tokens/s")
-            if validation and _validates(step + 1, plan, config):
-                validation_loss = evaluate_loss(model, objective, validation, config.batch_size * 4)
-                out.log_metrics(step=step + 1, validation_loss=validation_loss)
-                board(step + 1, {"validation_loss": validation_loss})
-            done = step + 1 == len(plan.steps)
-            if stopped() or done or (step + 1) % config.checkpoint_every_steps == 0:
-                checkpoint.save(out / CHECKPOINTS, model, optimizer, position, keep=config.keep_checkpoints)
-            if stopped() and not done:
-                raise Interrupted(
-                    f"stopped after step {step + 1} of {len(plan.steps)}; a checkpoint is written",
-                    hint="type the same command again to continue",
-                )
-    speed = tokens_here / train_s if train_s else 0.0
-    return Fitted(position.step, position.tokens, loss, validation_loss, round(speed, 1))
+    return Loop(model, objective, examples, validation, plan, config, out, start or Start()).run()
 
 
-def _step(
+def optimizer_step(
     model: nn.Module,
     objective: Objective,
     optimizer: torch.optim.Optimizer,
@@ -107,7 +252,11 @@ def _step(
     rate: float,
     max_grad_norm: float,
 ) -> tuple[float, float]:
-    """One optimizer step. Every token of the whole step weighs the same, however it was cut into micro-batches."""
+    """One optimizer step. Every token of the whole step weighs the same, however it was cut into micro-batches.
+
+    Returns:
+        The mean loss per label token (nats) and the norm of the gradient before clipping.
+    """
     model.train()
     weight = sum(total_weight(micro) for micro in rows)
     total = 0.0
@@ -119,32 +268,10 @@ def _step(
     norm = float(torch.nn.utils.clip_grad_norm_(trained, max_grad_norm))
     if math.isfinite(norm):
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("scale", 1.0)
         optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return total, norm
-
-
-def learning_rate(step: int, steps: int, config: TrainConfig) -> float:
-    """Rate of step ``step`` (from 0): linear warm-up, then the schedule, reaching zero after the last step."""
-    peak = config.peak_learning_rate
-    warmup = math.ceil(steps * config.warmup_ratio)
-    if step < warmup:
-        return peak * (step + 1) / warmup
-    if config.schedule == "constant":
-        return peak
-    done = (step - warmup) / max(1, steps - warmup)
-    return peak * (1 - done) if config.schedule == "linear" else peak * 0.5 * (1 + math.cos(math.pi * done))
-
-
-def _optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """AdamW (Loshchilov & Hutter, 2019). Vectors (biases, norms) do not decay."""
-    trained = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.dim() >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in trained if p.dim() < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=config.peak_learning_rate, fused=True)
 
 
 @torch.no_grad()
@@ -159,17 +286,17 @@ def evaluate_loss(model: nn.Module, objective: Objective, examples: Sequence[Exa
 
 
 def _validates(step: int, plan: BatchPlan, config: TrainConfig) -> bool:
-    if config.validate_every_steps:
-        return step % config.validate_every_steps == 0 or step == len(plan.steps)
+    if every := config.validation.every_steps:
+        return step % every == 0 or step == len(plan.steps)
     return step in plan.epoch_ends
 
 
-def _not_finite(loss: float, rows: Sequence[Sequence[Example]], step: int, out: RunDir) -> ModelError:
+def _not_finite(loss: float, rows: Sequence[Sequence[Example]], step: int, kept: Path) -> ModelError:
     names = [e.id for micro in rows for e in micro]
     shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
     return ModelError(
         f"the loss of step {step + 1} is {loss} (or its gradient is not finite); rows: {shown}",
-        where=str(out / CHECKPOINTS),
+        where=str(kept),
         hint="the last checkpoint is kept; lower train.learning_rate, or look at the rows: tuneloop trace " + names[0],
     )
 
@@ -179,6 +306,11 @@ def _cut_metrics(out: RunDir, step: int) -> dict[str, Any]:
     kept = [line for line in out.metrics() if line["step"] <= step]
     write_atomic(out / METRICS, "".join(json.dumps(line) + "\n" for line in kept))
     return {k: v for line in kept for k, v in line.items()}
+
+
+def forget(out: RunDir) -> None:
+    """Remove the checkpoints of a run whose result is written."""
+    shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
 
 
 @contextmanager
@@ -202,20 +334,3 @@ def _stop_requests() -> Iterator[Any]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-@contextmanager
-def _board(out: RunDir, config: TrainConfig, step: int) -> Iterator[Any]:
-    """A function (step, values) that writes to TensorBoard."""
-    if not config.tensorboard:
-        yield lambda _step, _values: None
-        return
-    from torch.utils.tensorboard import SummaryWriter
-
-    with SummaryWriter(str(out / "tensorboard"), purge_step=step + 1 if step else None) as writer:
-
-        def write(at: int, values: dict[str, float]) -> None:
-            for name, value in values.items():
-                writer.add_scalar(f"train/{name}", value, at)
-
-        yield write

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,42 +30,84 @@ def draw(
     lengths_tokens: Sequence[int],
     *,
     batch_size: int,
-    accumulation_steps: int,
-    epochs: float,
-    max_steps: int | None,
-    seed: int,
+    accumulation_steps: int = 1,
+    tokens_per_step: int | None = None,
+    max_tokens_per_pass: int | None = None,
+    epochs: float = 1.0,
+    max_steps: int | None = None,
+    seed: int = 0,
 ) -> BatchPlan:
     """Draw a plan.
 
     Every epoch is a fresh permutation. The rows of a step are spread over its micro-batches so that these hold nearly
     the same number of tokens; as the loss is weighted by tokens over the whole step, that changes memory and time only.
+
+    Args:
+        lengths_tokens: Tokens of every row.
+        batch_size: Rows of a micro-batch, at most.
+        accumulation_steps: Micro-batches of a step.
+        tokens_per_step: Gather rows until a step holds this many tokens, instead of batch_size x accumulation_steps rows.
+        max_tokens_per_pass: Tokens of a micro-batch, at most (a longer row goes alone).
+        epochs: Passes over the rows; may be fractional.
+        max_steps: Stop there, whatever ``epochs`` says.
+        seed: Of the permutations.
     """
-    rows_per_step = batch_size * accumulation_steps
-    per_epoch = math.ceil(len(lengths_tokens) / rows_per_step)
-    total = max(1, math.ceil(per_epoch * epochs))
-    total = min(total, max_steps) if max_steps else total
     steps: list[tuple[tuple[int, ...], ...]] = []
     ends: list[int] = []
-    epoch = 0
-    while len(steps) < total:
+    last = max(1, math.ceil(epochs))
+    for epoch in range(last):
         order = list(range(len(lengths_tokens)))
         random.Random(f"{seed}/{epoch}").shuffle(order)
-        for at in range(0, len(order), rows_per_step):
-            steps.append(_spread(order[at : at + rows_per_step], lengths_tokens, batch_size))
-            if len(steps) == total:
-                break
+        groups = list(_groups(order, lengths_tokens, batch_size * accumulation_steps, tokens_per_step))
+        if epoch == last - 1 and (part := epochs - (last - 1)) < 1:
+            groups = groups[: max(1, math.ceil(len(groups) * part))]
+        steps += [_spread(group, lengths_tokens, batch_size, max_tokens_per_pass) for group in groups]
         ends.append(len(steps))
-        epoch += 1
+        if max_steps and len(steps) >= max_steps:
+            steps, ends[-1] = steps[:max_steps], max_steps
+            break
     return BatchPlan(tuple(steps), tuple(ends))
 
 
-def _spread(rows: Sequence[int], lengths: Sequence[int], batch_size: int) -> tuple[tuple[int, ...], ...]:
+def _groups(order: Sequence[int], lengths: Sequence[int], rows: int, tokens: int | None) -> Iterator[Sequence[int]]:
+    """The rows of each optimizer step of one epoch."""
+    if tokens is None:
+        yield from (order[at : at + rows] for at in range(0, len(order), rows))
+        return
+    group: list[int] = []
+    held = 0
+    for row in order:
+        group.append(row)
+        held += lengths[row]
+        if held >= tokens:
+            yield group
+            group, held = [], 0
+    if group:
+        yield group
+
+
+def _spread(
+    rows: Sequence[int], lengths: Sequence[int], batch_size: int, max_tokens: int | None
+) -> tuple[tuple[int, ...], ...]:
     """Longest first into the lightest micro-batch that has room."""
     count = math.ceil(len(rows) / batch_size)
+    if max_tokens:
+        count = max(count, math.ceil(sum(lengths[r] for r in rows) / max_tokens))
     if count == 1:
         return (tuple(rows),)
     bins: list[list[int]] = [[] for _ in range(count)]
+    held = [0] * count
     for row in sorted(rows, key=lambda r: (-lengths[r], r)):
-        free = [b for b in bins if len(b) < batch_size]
-        min(free, key=lambda b: sum(lengths[r] for r in b)).append(row)
-    return tuple(tuple(b) for b in bins)
+        free = [
+            b
+            for b in range(len(bins))
+            if len(bins[b]) < batch_size and (not bins[b] or not max_tokens or held[b] + lengths[row] <= max_tokens)
+        ]
+        if not free:
+            bins.append([])
+            held.append(0)
+            free = [len(bins) - 1]
+        best = min(free, key=lambda b: held[b])
+        bins[best].append(row)
+        held[best] += lengths[row]
+    return tuple(tuple(b) for b in bins if b)

@@ -28,7 +28,7 @@ from tuneloop.train.config import TrainConfig
 from tuneloop.types import Dropped, Example, Split
 
 if TYPE_CHECKING:
-    from tuneloop.train.loop import Fitted
+    from tuneloop.train.phases import Trained
     from tuneloop.train.plan import BatchPlan
 
 BUNDLE, RESULT, PLAN = "bundle", "train.json", "plan.json"
@@ -44,6 +44,7 @@ class TrainResult:
     loss: float
     validation_loss: float | None
     tokens_per_s: float
+    best_step: int | None
     trained_parameters: int
     parameters: int
     rows: int
@@ -78,9 +79,8 @@ def run(
     """
     import torch
 
-    from tuneloop.train import loop
-    from tuneloop.train.methods import METHODS
-    from tuneloop.train.objectives import sft
+    from tuneloop.train import loop, objectives
+    from tuneloop.train.phases import train_phases
 
     torch.manual_seed(seed)
     tokenizer = load_tokenizer(model_folder)
@@ -94,29 +94,32 @@ def run(
             where=str(records_folder),
             hint="raise train.max_length_tokens, or see report.html there",
         )
-    plan = _plan(examples, config, seed, out)
-    log(f"  {len(examples):,} rows, {sum(len(e.input_ids) for e in examples):,} tokens, {len(plan.steps)} steps")
-    model = METHODS[config.method](load_model(model_folder, dtype=dtype), config)
-    objective = sft(
-        model,
-        padding_free=config.padding_free,
-        share_prefixes=config.share_prefixes,
-        label_smoothing=config.label_smoothing,
+    plans = [_plan(examples, phase, seed + number) for number, phase in enumerate(config.phases())]
+    write_atomic(out / PLAN, json.dumps({"ids": [e.id for e in examples], "stages": [p.to_json() for p in plans]}))
+    tokens, steps = sum(len(e.input_ids) for e in examples), sum(len(p.steps) for p in plans)
+    log(f"  {len(examples):,} rows, {tokens:,} tokens, {steps} steps")
+    trained = train_phases(
+        load_model(model_folder, dtype=dtype),
+        config,
+        examples,
+        validation,
+        lambda number, _: plans[number],
+        objectives.create,
+        out,
     )
-    fitted = loop.fit(model, objective, examples, validation, plan, config, out)
-    bundle = _save(model, tokenizer, model_folder, records_folder, config, fitted, out)
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    model: Any = trained.model
+    bundle = _save(trained, tokenizer, model_folder, records_folder, config, out)
     result = TrainResult(
         bundle=bundle,
-        **asdict(fitted),
-        trained_parameters=trained,
+        **asdict(trained.fitted),
+        trained_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
         parameters=sum(p.numel() for p in model.parameters()),
         rows=len(examples),
         left_out=dict(left_out),
         peak_memory_bytes=_peak_memory_bytes(),
     )
     out.write_json(RESULT, {k: getattr(result, k) for k in result.__slots__ if k != "bundle"} | {"seed": seed})
-    shutil.rmtree(out / loop.CHECKPOINTS, ignore_errors=True)
+    loop.forget(out)
     return result
 
 
@@ -144,34 +147,32 @@ def tokenise(chat: Chat, records_folder: Path, split: Split, max_length: int) ->
     return kept, left_out
 
 
-def _plan(examples: list[Example], config: TrainConfig, seed: int, out: RunDir) -> BatchPlan:
+def _plan(examples: list[Example], config: TrainConfig, seed: int) -> BatchPlan:
     from tuneloop.train.plan import draw
 
-    plan = draw(
+    return draw(
         [len(e.input_ids) for e in examples],
         batch_size=config.batch_size,
         accumulation_steps=config.accumulation_steps,
+        tokens_per_step=config.tokens_per_step,
+        max_tokens_per_pass=config.memory.max_tokens_per_pass,
         epochs=config.epochs,
         max_steps=config.max_steps,
         seed=seed,
     )
-    write_atomic(out / PLAN, json.dumps({"ids": [e.id for e in examples], **plan.to_json()}))
-    return plan
 
 
-def _save(
-    model: Any, tokenizer: Any, base: Path, records: Path, config: TrainConfig, fitted: Fitted, out: RunDir
-) -> Bundle:
+def _save(trained: Trained, tokenizer: Any, base: Path, records: Path, config: TrainConfig, out: RunDir) -> Bundle:
     summary = records / "summary.json"
     facts = {
         "config": config.model_dump(mode="json"),
-        "metrics": asdict(fitted),
+        "metrics": asdict(trained.fitted),
         "data": RunDir(records).fingerprint if summary.exists() else None,
     }
     shutil.rmtree(out / BUNDLE, ignore_errors=True)
-    if config.method == "lora":
-        return save_adapter_bundle(out / BUNDLE, model, tokenizer, base, facts)
-    return save_model_bundle(out / BUNDLE, model, tokenizer, facts)
+    if trained.adapter:
+        return save_adapter_bundle(out / BUNDLE, trained.model, tokenizer, base, facts)
+    return save_model_bundle(out / BUNDLE, trained.model, tokenizer, facts)
 
 
 def _peak_memory_bytes() -> int:

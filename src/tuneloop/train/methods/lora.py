@@ -1,15 +1,16 @@
-"""The seam ``Method``: model -> which parameters train."""
+"""The LoRA family: low-rank adapters on the layers of any architecture."""
 
 from __future__ import annotations
 
 import difflib
 from collections import Counter
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from tuneloop.errors import ConfigError, need
 from tuneloop.models import quiet
 from tuneloop.progress import log
-from tuneloop.train.config import LoraConfig, TrainConfig
+from tuneloop.train.config import TrainConfig
+from tuneloop.train.sections import LoraConfig
 
 if TYPE_CHECKING:
     from torch import nn
@@ -19,20 +20,6 @@ TUTORIAL_TARGETS = {
     "c_attn": "is a layer of GPT-2 and the first Qwen; DeepSeek, Qwen2 and Llama have q_proj, k_proj, v_proj",
     "W_pack": "is a layer of Baichuan; DeepSeek, Qwen and Llama have q_proj, k_proj, v_proj",
 }
-
-
-class Method(Protocol):
-    """Chooses what trains."""
-
-    def __call__(self, model: nn.Module, config: TrainConfig) -> nn.Module:
-        """The model to train, with ``requires_grad`` set on every parameter."""
-
-
-def full(model: nn.Module, config: TrainConfig) -> nn.Module:
-    """Every parameter trains, except the router of a mixture of experts: a moving router forgets its balance."""
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(not _is_router(name))
-    return model
 
 
 def lora(model: nn.Module, config: TrainConfig) -> nn.Module:
@@ -54,9 +41,6 @@ def lora(model: nn.Module, config: TrainConfig) -> nn.Module:
         adapted: nn.Module = peft.get_peft_model(model, settings)
     _say_coverage(model, targets)
     return adapted
-
-
-METHODS: dict[str, Method] = {"full": full, "lora": lora}
 
 
 def linear_layers(model: nn.Module) -> Counter[str]:
@@ -85,10 +69,6 @@ def _targets(model: nn.Module, config: LoraConfig) -> list[str]:
             hint = f"did you mean {near[0]!r}? " if near else ""
             raise ConfigError(why, where="train.lora.targets", hint=f"{hint}this model has: {', '.join(sorted(there))}")
     return list(config.targets)
-
-
-def _is_router(name: str) -> bool:
-    return name.endswith((".mlp.gate.weight", ".mlp.gate.e_score_correction_bias", ".router.weight"))
 
 
 def _say_coverage(model: nn.Module, targets: list[str]) -> None:

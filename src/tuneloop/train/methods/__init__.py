@@ -1,0 +1,62 @@
+"""The seam ``Method``: model -> which parameters train.
+
+whole.py   full: the model's own weights
+lora.py    adapters
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from tuneloop.train.companions import Companion
+from tuneloop.train.config import TrainConfig
+from tuneloop.train.methods.lora import linear_layers, lora
+from tuneloop.train.methods.whole import full
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from tuneloop.types import Example
+
+__all__ = ["METHODS", "Method", "companions_of", "learning_rate_scale", "linear_layers", "merge", "prepare"]
+
+
+class Method(Protocol):
+    """Chooses what trains."""
+
+    def __call__(self, model: nn.Module, config: TrainConfig) -> nn.Module:
+        """The model to train, with ``requires_grad`` set on every parameter."""
+
+
+METHODS: dict[str, Method] = {"full": full, "lora": lora}
+
+
+def learning_rate_scale(parameter: str, config: TrainConfig) -> float:
+    """What a parameter's learning rate is multiplied by: 1, except where a method says otherwise."""
+    return 1.0
+
+
+def prepare(model: nn.Module, config: TrainConfig) -> nn.Module:
+    """Set up what trains.
+
+    Raises:
+        ConfigError: The method does not fit the model or this machine.
+    """
+    return METHODS[config.method](model, config)
+
+
+def companions_of(
+    model: nn.Module, objective: Any, examples: Sequence[Example], config: TrainConfig
+) -> list[Companion]:
+    """What a method needs beside the loop."""
+    return []
+
+
+def merge(model: nn.Module) -> nn.Module:
+    """A prepared model as an ordinary one: adapters become part of the weights (in their dtype or better)."""
+    peft: Any = model
+    if not hasattr(peft, "merge_and_unload"):
+        return model
+    merged: nn.Module = peft.merge_and_unload()
+    return merged

@@ -1,0 +1,106 @@
+"""Staged training: one loop after another on the same model, each stage's weights carried into the next.
+
+A finished stage leaves its weights in ``checkpoints/stage-1/final``; a resumed run takes them from there and goes on in
+the stage that was interrupted. Adapters of a finished stage are merged before the next one begins, unless the next one
+trains the very same adapters at another rate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from tuneloop.progress import log
+from tuneloop.rundir import RunDir
+from tuneloop.train import checkpoint, loop
+from tuneloop.train.companions import tensors_of
+from tuneloop.train.config import ADAPTERS, TrainConfig
+from tuneloop.train.methods import merge, prepare
+from tuneloop.train.objectives import Objective
+from tuneloop.train.optimise import trained_parameters
+from tuneloop.train.plan import BatchPlan
+from tuneloop.types import Example
+
+FINAL = "final"
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """The model after its last stage: wrapped (``adapter``) or its own weights."""
+
+    model: nn.Module
+    fitted: loop.Fitted
+    adapter: bool
+
+
+def train_phases(
+    model: nn.Module,
+    config: TrainConfig,
+    examples: Sequence[Example],
+    validation: Sequence[Example],
+    plan_of: Callable[[int, TrainConfig], BatchPlan],
+    objective_of: Callable[[nn.Module, TrainConfig], Objective],
+    out: RunDir,
+) -> Trained:
+    """Run every stage of a configuration (an ordinary run has one).
+
+    Args:
+        model: The base model.
+        config: Of the whole run.
+        examples: Training rows.
+        validation: Rows to watch.
+        plan_of: Number and configuration of a stage -> its batch plan.
+        objective_of: Prepared model and configuration of a stage -> what it minimises.
+        out: The run.
+
+    Raises:
+        Interrupted: Stopped by a signal, with a checkpoint.
+        ModelError: The loss is not finite.
+    """
+    phases = config.phases()
+    fitted = loop.Fitted(0, 0, float("nan"), None, 0.0)
+    wrapped: TrainConfig | None = None
+    for number, phase in enumerate(phases):
+        if wrapped is not None and not _same_adapter(wrapped, phase):
+            model, wrapped = merge(model), None
+        if wrapped is None:
+            model = prepare(model, phase)
+        wrapped = phase if phase.method in ADAPTERS else None
+        alone = len(phases) == 1
+        start = loop.Start() if alone else _start(config, number, fitted)
+        place = Path(out.path) / start.folder / FINAL
+        plan = plan_of(number, phase)
+        parameters = trained_parameters(model)
+        facts = None if alone else checkpoint.load_weights(place, parameters)
+        if facts is not None and facts["plan_hash"] == plan.hash:
+            fitted = loop.Fitted(**facts["fitted"])
+            log(f"  {start.name}: already done")
+            continue
+        if not alone:
+            log(f"  {start.name}: {phase.method}, {len(plan.steps)} steps at {phase.peak_learning_rate:g}")
+        objective = objective_of(model, phase)
+        fitted = loop.fit(model, objective, examples, validation, plan, phase, out, start)
+        if not alone:
+            facts = {"fitted": asdict(fitted), "plan_hash": plan.hash}
+            checkpoint.save_weights(place, tensors_of(parameters), facts)
+    # One adapter from the first stage to the last is an adapter of the base; after a merge it is not.
+    adapter = wrapped is not None and all(_same_adapter(phases[0], p) for p in phases)
+    if wrapped is not None and not adapter:
+        model = merge(model)
+    return Trained(model, replace(fitted), adapter)
+
+
+def _start(config: TrainConfig, number: int, before: loop.Fitted) -> loop.Start:
+    name = config.stages[number].name or f"stage {number + 1}"
+    return loop.Start(before.steps, before.tokens, f"{loop.CHECKPOINTS}/stage-{number + 1}", name)
+
+
+def _same_adapter(a: TrainConfig, b: TrainConfig) -> bool:
+    def shape(config: TrainConfig) -> tuple[Any, ...]:
+        return config.method, config.lora, config.prefix
+
+    return a.method in ADAPTERS and shape(a) == shape(b)

@@ -1,0 +1,198 @@
+"""The sections of the training configuration: what trains, how the optimizer moves, how the run is watched and kept."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from tuneloop.config import Config
+
+
+class LoraConfig(Config):
+    """Low-rank adapters (Hu et al., 2021, arXiv:2106.09685): B starts at zero, so the start is the base model."""
+
+    rank: int = Field(16, ge=1, le=1024)
+    """Rank of each adapter."""
+
+    alpha: float = Field(32.0, gt=0)
+    """Scale: the update is alpha / rank times B A (rslora: alpha / sqrt(rank))."""
+
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Dropout on the adapter's input."""
+
+    targets: str | tuple[str, ...] = "all-linear"
+    """'all-linear' (every linear layer but the output head), 'attention', 'mlp', or names of layers."""
+
+    experts: bool = True
+    """Whether 'all-linear' and 'mlp' also adapt the routed experts of a mixture (3-D parameters)."""
+
+    plus_ratio: float = Field(16.0, ge=1)
+    """lora+: the learning rate of B over that of A (Hayou et al., 2024, arXiv:2402.12354: 16)."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _targets(cls, tree: object) -> object:
+        if isinstance(tree, dict) and isinstance(tree.get("targets"), str):
+            text = tree["targets"]
+            if text in ("attention", "mlp"):
+                return tree
+            everything = text in ("all", "all-linear")
+            return {**tree, "targets": "all-linear" if everything else tuple(t.strip() for t in text.split(","))}
+        return tree
+
+
+class FreezeConfig(Config):
+    """Which part of the model trains when the rest is frozen."""
+
+    last_layers: int = Field(2, ge=0)
+    """This many layers at the end train."""
+
+    modules: tuple[str, ...] = ()
+    """These layers train besides: parts of parameter names, e.g. 'embed_tokens', 'layers.3.mlp'."""
+
+    head: bool = True
+    """Whether the output head and the last norm train (an output head tied to the embedding stays frozen)."""
+
+    cache_activations: bool = True
+    """Compute what the frozen layers give for each row once and keep it on disk; same loss."""
+
+
+class PrefixConfig(Config):
+    """Prefix tuning (Li & Liang, 2021, arXiv:2101.00190) and prompt tuning (Lester et al., 2021, arXiv:2104.08691)."""
+
+    tokens: int = Field(32, ge=1, le=1024)
+    """Virtual tokens that every row begins with."""
+
+
+class SelectConfig(Config):
+    """Train only the layers that matter, chosen by measured gradient norm, and choose again (after LISA, arXiv:2403.17919)."""
+
+    layers: int = Field(4, ge=1)
+    """Layers that train at a time."""
+
+    every_steps: int = Field(50, ge=1)
+    """Choose again after this many optimizer steps."""
+
+    sample_rows: int = Field(16, ge=1)
+    """Rows whose gradients are measured for a choice."""
+
+
+class DistilConfig(Config):
+    """Learning from a teacher's logits."""
+
+    teacher: str
+    """Name or folder of the teacher; its vocabulary must be the student's."""
+
+    divergence: Literal["forward_kl", "reverse_kl", "jsd"] = "forward_kl"
+    """forward_kl: KL(teacher | student), covers the teacher; reverse_kl: seeks its peaks; jsd: between them."""
+
+    temperature: float = Field(2.0, gt=0)
+    """Both distributions are softened by it and the loss is scaled by its square (Hinton et al., 2015, arXiv:1503.02531)."""
+
+    alpha: float = Field(0.5, ge=0, le=1)
+    """Weight of the teacher; the labels weigh 1 - alpha."""
+
+    beta: float = Field(0.5, gt=0, lt=1)
+    """jsd: how much of the teacher is in the mixture (Agarwal et al., 2024, arXiv:2306.13649)."""
+
+    top_k: int = Field(0, ge=0)
+    """0: the teacher runs beside the student. Otherwise its k best logits a token are computed once and kept on disk."""
+
+
+class OptimizerConfig(Config):
+    """AdamW (Loshchilov & Hutter, 2019) and how its rate moves."""
+
+    name: Literal["adamw", "adamw_8bit"] = "adamw"
+    """adamw_8bit keeps its moments in 8 bits (bitsandbytes; a GPU only)."""
+
+    schedule: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
+    """How the learning rate falls after the warm-up (to zero, except 'constant'); wsd stays at its peak and falls at the end."""
+
+    warmup_ratio: float = Field(0.03, ge=0, le=1)
+    """Share of the steps in which the learning rate rises linearly."""
+
+    warmup_steps: int | None = Field(None, ge=0)
+    """The same in steps; wins over ``warmup_ratio``."""
+
+    decay_ratio: float = Field(0.1, gt=0, le=1)
+    """wsd: share of the steps in which the rate falls (Hu et al., 2024, arXiv:2404.06395: 0.1)."""
+
+    weight_decay: float = Field(0.0, ge=0)
+    """Decoupled decay; never applied to biases and norms."""
+
+    beta1: float = Field(0.9, ge=0, lt=1)
+    """Decay of the mean of gradients."""
+
+    beta2: float = Field(0.999, ge=0, lt=1)
+    """Decay of the mean of squared gradients."""
+
+    max_grad_norm: float = Field(1.0, gt=0)
+    """Gradients are scaled down to this norm."""
+
+    ema_decay: float = Field(0.0, ge=0, lt=1)
+    """Above 0: an exponential moving average of the weights is kept and becomes the result."""
+
+    neftune_alpha: float = Field(0.0, ge=0)
+    """Above 0: uniform noise on the embeddings, alpha / sqrt(tokens x width) (Jain et al., 2023, arXiv:2310.05914: 5)."""
+
+
+class ValidationConfig(Config):
+    """How the run is watched on rows it does not learn from."""
+
+    every_steps: int = Field(0, ge=0)
+    """Validation loss every so many steps; 0: at the end of each epoch."""
+
+    metric: str = "validation_loss"
+    """What ``patience`` and ``keep`` look at: a name in metrics.jsonl; lower is better unless ``higher_is_better``."""
+
+    higher_is_better: bool = False
+    """For a metric that should rise."""
+
+    patience: int | None = Field(None, ge=1)
+    """Stop after this many validations without improvement."""
+
+    keep: Literal["last", "best"] | None = None
+    """Whose weights become the result; default: best with ``patience``, else last."""
+
+    samples: int = Field(0, ge=0)
+    """Answers generated for this many validation rows at each validation, written to samples.jsonl."""
+
+    @property
+    def keeps_best(self) -> bool:
+        return self.keep == "best" or (self.keep is None and self.patience is not None)
+
+
+class CheckpointConfig(Config):
+    """How much a killed run can lose."""
+
+    every_steps: int = Field(50, ge=1)
+    """A killed run loses at most this many steps."""
+
+    every_minutes: float = Field(15.0, gt=0)
+    """... and at most this much time."""
+
+    keep: int = Field(2, ge=1)
+    """Older checkpoints are removed."""
+
+
+class MemoryConfig(Config):
+    """How a step is computed. Nothing here changes the loss."""
+
+    padding_free: bool = True
+    """Run a batch as one flat row. False: the plain padded computation (the oracle; slower, same loss)."""
+
+    share_prefixes: bool = True
+    """Compute tokens that rows of a batch begin with once. Needs ``padding_free``; same loss."""
+
+    checkpointing: Literal["auto", "on", "off"] = "auto"
+    """Recompute activations in the backward pass; auto: only as many layers as the budget asks for."""
+
+    budget_gb: float | None = Field(None, gt=0)
+    """Memory the run may take; default: what is free when it starts."""
+
+    max_tokens_per_pass: int | None = Field(None, ge=1)
+    """Cut the rows of a step into passes of at most this many tokens (a longer row goes alone)."""
+
+    compile: Literal["auto", "on", "off"] = "auto"
+    """torch.compile of the decoder block; auto: on a GPU for runs long enough to repay it."""
