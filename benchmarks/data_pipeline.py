@@ -71,18 +71,6 @@ def rows(n: int, seed: int = 0) -> Iterator[str]:
         yield (line[: len(line) // 2] if pick.random() < SHARES["broken"] else line) + "\n"
 
 
-def tree_bytes(pid: int) -> int:
-    """Resident memory of a process and its descendants, private pages and its share of shared ones."""
-    import psutil
-
-    try:
-        process = psutil.Process(pid)
-        family = [process, *process.children(recursive=True)]
-        return sum(p.memory_full_info().pss for p in family)
-    except psutil.Error:
-        return 0
-
-
 def measure(path: Path, n: int, overrides: dict[str, object]) -> dict[str, float]:
     """Run ``tuneloop.data.run`` on a file in a process of its own."""
     code = (
@@ -103,7 +91,7 @@ def measure(path: Path, n: int, overrides: dict[str, object]) -> dict[str, float
         def watch() -> None:
             nonlocal peak
             while process.poll() is None:
-                peak = max(peak, tree_bytes(process.pid))
+                peak = max(peak, harness.tree_bytes(process.pid))
                 time.sleep(0.2)
 
         watcher = threading.Thread(target=watch)

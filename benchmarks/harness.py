@@ -12,6 +12,7 @@ import platform
 import statistics
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -56,6 +57,44 @@ def once(arm: Arm) -> dict[str, Any]:
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     result: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     return result | {"minor_faults": after.ru_minflt - before.ru_minflt}
+
+
+class PeakMemory:
+    """Watches this process and its descendants. (``ru_maxrss`` begins with the peak of the parent that forked, and knows
+    no process that still runs.)"""
+
+    def __init__(self, every_s: float = 0.05) -> None:
+        self._peak, self._done = 0, threading.Event()
+        self._thread = threading.Thread(target=self._watch, args=(every_s,), daemon=True)
+        self._thread.start()
+
+    def _watch(self, every_s: float) -> None:
+        while not self._done.wait(every_s):
+            self._peak = max(self._peak, tree_bytes(os.getpid()))
+
+    def stop(self) -> int:
+        """The peak so far, in bytes."""
+        self._done.set()
+        self._thread.join()
+        return max(self._peak, tree_bytes(os.getpid()))
+
+
+def tree_bytes(pid: int) -> int:
+    """Resident memory of a process and its descendants, private pages and its share of shared ones."""
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        family = [process, *process.children(recursive=True)]
+    except psutil.Error:
+        return 0
+    total = 0
+    for member in family:
+        try:
+            total += member.memory_full_info().pss
+        except psutil.Error:  # it has just ended
+            continue
+    return total
 
 
 def hardware() -> str:

@@ -8,6 +8,8 @@ probability J + (1 - J)/256. 64 bytes a text, whatever its length.
 from __future__ import annotations
 
 import math
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
@@ -64,9 +66,15 @@ def _as_binary(matrix: Array) -> pl.Series:
 def signatures(texts: pl.Series, kind: int = CHARACTERS, size: int = 5) -> Array:
     """MinHash sketches, uint8 [N, HASHES]."""
     out = np.empty((len(texts), HASHES), dtype=np.uint8)
-    for start, end in parts(texts.str.len_chars().to_numpy(), _CHARACTERS_A_PART):
+
+    def fill(part: tuple[int, int]) -> None:
+        start, end = part
         found, counts = hashes(texts[start:end], kind, size)
         out[start:end] = _minima((found >> np.uint64(32)).astype(np.uint32), np.cumsum(counts) - counts).T
+
+    # numpy lets other threads run while it computes; as many as polars was given
+    with ThreadPoolExecutor(pl.thread_pool_size()) as pool:
+        deque(pool.map(fill, parts(texts.str.len_chars().to_numpy(), _CHARACTERS_A_PART)), maxlen=0)
     return out
 
 

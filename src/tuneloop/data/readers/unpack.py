@@ -17,7 +17,9 @@ from tuneloop.errors import DataError
 
 PIECE_BYTES = 256 * 1024
 _FEED_BYTES = 4096
-"""Packed bytes handed over at once. Hostile Zstandard grows 4 bytes to 128 KiB (RFC 8878, RLE blocks): at most 128 MiB."""
+"""Packed bytes handed over at once, at most; fewer where they grow a lot (4 bytes of Zstandard can become 128 KiB: RFC
+8878, RLE blocks), so that what is unpacked at once stays near ``PIECE_BYTES`` whatever the archive holds."""
+_LEAST_FEED_BYTES = 16
 
 _MAGIC = (
     (re.compile(rb"\x1f\x8b"), "gzip"),  # RFC 1952
@@ -89,12 +91,15 @@ class FileBytes:
         """Member after member (``cat a.gz b.gz`` is one archive); zeros behind the last one are padding."""
         begin, failures = _unpacker(kind)
         unpacker, fresh, any_member = begin(), True, False
-        for data in packed:
+        portions = _Portions()
+        for data in portions.of(packed):
             while data:
                 if fresh and any_member and not data.strip(b"\0"):
                     break
                 try:
-                    yield unpacker.decompress(data)
+                    out = unpacker.decompress(data)
+                    portions.grew_to(len(out))
+                    yield out
                 except failures as error:
                     detail = " ".join(str(error).split()) or type(error).__name__
                     self.damage = f"damaged archive: {kind} cannot be unpacked from here on ({detail})"
@@ -104,6 +109,27 @@ class FileBytes:
                     data, unpacker, fresh, any_member = unpacker.unused_data, begin(), True, True
         if not fresh:
             self.damage = f"damaged archive: the {kind} file ends too early"
+
+
+class _Portions:
+    """Cuts packed bytes so that what they become stays small."""
+
+    def __init__(self) -> None:
+        self._size = _LEAST_FEED_BYTES
+
+    def of(self, packed: Iterator[bytes]) -> Iterator[bytes]:
+        for block in packed:
+            at = 0
+            while at < len(block):
+                data = block[at : at + self._size]
+                at += len(data)
+                yield data
+
+    def grew_to(self, size: int) -> None:
+        if size > 4 * PIECE_BYTES:
+            self._size = max(_LEAST_FEED_BYTES, self._size // 8)
+        elif size < PIECE_BYTES:
+            self._size = min(_FEED_BYTES, self._size * 2)
 
 
 def _unpacker(kind: str) -> tuple[Callable[[], Any], tuple[type[Exception], ...]]:
