@@ -1,0 +1,148 @@
+"""Killed at random moments, method by method: the run goes on and ends with the same bits."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+STEPS = 12
+KILLS_EACH = 8
+"""Kills of each case in the slow test (seven cases and more: at least 50 in all)."""
+
+CASES: dict[str, dict[str, Any]] = {
+    "lora": {"method": "lora", "lora": {"rank": 4, "dropout": 0.1}},
+    "lora, accumulated": {"method": "lora", "lora": {"rank": 4, "dropout": 0.1}, "accumulation_steps": 3},
+    "full": {"method": "full", "accumulation_steps": 2},
+    "tokens a step": {"method": "lora", "tokens_per_step": 300, "memory": {"max_tokens_per_pass": 120}},
+    "average and patience": {
+        "method": "lora", "lora": {"dropout": 0.1}, "optimizer": {"ema_decay": 0.9},
+        "validation": {"every_steps": 3, "patience": 50},
+    },
+    "stopped early": {"method": "full", "learning_rate": 0.1, "validation": {"every_steps": 1, "patience": 3}},
+    "staged": {
+        "method": "staged",
+        "stages": [
+            {"method": "lora", "max_steps": 4, "lora": {"rank": 4, "dropout": 0.1}},
+            {"method": "lora", "max_steps": 4, "lora": {"rank": 4, "dropout": 0.1}, "learning_rate": 1e-3},
+            {"method": "full", "max_steps": 4},
+        ],
+    },
+}  # fmt: skip
+
+
+class Nursery:
+    """Forks runs of ``tuneloop train``; see tests/faults/nursery.py."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.process = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("nursery.py"))],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=folder,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+
+    def train(self, project: Path, name: str, after_s: float | None = None) -> dict[str, float]:
+        words = ["train", str(project), f"name={name}", "-q"]
+        assert self.process.stdin
+        assert self.process.stdout
+        self.process.stdin.write(json.dumps({"words": words, "after_s": after_s}) + "\n")
+        self.process.stdin.flush()
+        answer: dict[str, float] = json.loads(self.process.stdout.readline())
+        return answer
+
+    def finish(self, project: Path, name: str) -> tuple[dict[str, bytes], float]:
+        """Let a run end; its weights by file name, and how long it took."""
+        ended = self.train(project, name)
+        assert ended["status"] == 0, (self.folder / "nursery.log").read_text()
+        bundle = project.parent / "runs" / name / "train" / "bundle"
+        found = {f.name: f.read_bytes() for f in sorted(bundle.glob("*.safetensors"))}
+        assert found
+        return found, ended["seconds"]
+
+    def close(self) -> None:
+        assert self.process.stdin
+        self.process.communicate(timeout=60)
+
+
+@pytest.fixture(scope="module")
+def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
+    found = Nursery(tmp_path_factory.mktemp("nursery"))
+    yield found
+    found.close()
+
+
+def project(folder: Path, model: Path, train: dict[str, Any]) -> Path:
+    rows = [
+        f"{text} in place number {i},{label}\n"
+        for label, text in (("card_lost", "my card is gone"), ("fee_question", "what is the fee"))
+        for i in range(20)
+    ]
+    (folder / "rows.csv").write_text("message,intent\n" + "".join(rows))
+    common = {
+        "batch_size": 4, "max_steps": STEPS, "epochs": 100, "learning_rate": 1e-2, "trackers": [],
+        "checkpoint": {"every_steps": 2},
+    }  # fmt: skip
+    whole = {
+        "name": "whole",
+        "data": {"path": "rows.csv", "steps": ["repair", "empty"]},
+        "model": {"name": str(model)},
+        "train": {**common, **train},
+    }
+    path = folder / "p.yaml"
+    path.write_text(json.dumps(whole))  # JSON is YAML
+    return path
+
+
+def losses(path: Path, name: str) -> list[tuple[int, float]]:
+    text = (path.parent / "runs" / name / "train" / "metrics.jsonl").read_text()
+    found = [json.loads(line) for line in text.splitlines()]
+    return [(m["step"], m["loss"]) for m in found if "loss" in m]
+
+
+def kill_and_compare(nursery: Nursery, path: Path, kills: int, seed: str) -> int:
+    """Kill a run ``kills`` times at random moments, let it end, compare with an undisturbed one; kills that came in time."""
+    whole, seconds = nursery.finish(path, "whole")
+    draw = random.Random(seed)
+    landed = 0
+    for _ in range(kills):
+        ended = nursery.train(path, "killed", after_s=draw.uniform(0.3, 1.0) * seconds)
+        landed += ended["status"] == -9
+        if ended["status"] == 0:
+            break
+    found, _ = nursery.finish(path, "killed")
+    assert losses(path, "killed") == losses(path, "whole")
+    assert found == whole
+    return landed
+
+
+@pytest.mark.parametrize("case", ["lora, accumulated", "staged"])
+def test_killed_at_random_moments_ends_with_the_same_bits(
+    case: str, nursery: Nursery, tiny: Callable[..., Path], tmp_path: Path
+) -> None:
+    path = project(tmp_path, tiny("llama", "smollm"), CASES[case])
+    assert kill_and_compare(nursery, path, 2, case) > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", ["llama", "deepseek_v3"])
+@pytest.mark.parametrize("case", CASES)
+def test_every_method_survives_many_kills(
+    case: str, arch: str, nursery: Nursery, tiny: Callable[..., Path], tmp_path: Path
+) -> None:
+    landed = 0
+    for attempt in range(KILLS_EACH):
+        folder = tmp_path / str(attempt)
+        folder.mkdir()
+        path = project(folder, tiny(arch, "smollm"), CASES[case])
+        landed += kill_and_compare(nursery, path, 2, f"{case}/{attempt}")
+        if landed >= KILLS_EACH:
+            return
+    raise AssertionError(f"only {landed} kills came before the end of their run")
