@@ -1,4 +1,4 @@
-"""Write the tables of steps and makers in docs/data.md from the classes themselves.
+"""Write the tables in docs/data.md (steps, makers) and docs/training.md (options) from the classes themselves.
 
 python scripts/reference.py
 """
@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Callable
 from pathlib import Path
 
+from tuneloop.config import Config
 from tuneloop.data import makers, steps
+from tuneloop.train import TrainConfig
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "data.md"
+DOCS = Path(__file__).resolve().parent.parent / "docs"
 
 
 def table(registry: object) -> str:
@@ -28,6 +31,25 @@ def table(registry: object) -> str:
     return "\n".join(lines)
 
 
+def options(schema: type[Config], prefix: str) -> str:
+    """One row a key, sections after the keys that stand alone."""
+    lines = ["| key | default | what it is |", "|---|---|---|"]
+    sections: list[str] = []
+    for key, field in schema.model_fields.items():
+        inner = next((c for c in _classes(field.annotation)), None)
+        if inner is None or prefix:  # a section of a stage is that of the run
+            lines.append(f"| `{prefix}{key}` | {_default(field.default)[1:-1]} | {_flat(field.description or '')} |")
+        else:
+            sections += options(inner, f"{prefix}{key}{'[]' if key == 'stages' else ''}.").splitlines()[2:]
+    return "\n".join([*lines, *sections])
+
+
+def _classes(annotation: object) -> list[type[Config]]:
+    if isinstance(annotation, type) and issubclass(annotation, Config):
+        return [annotation]
+    return [found for part in getattr(annotation, "__args__", ()) for found in _classes(part)]
+
+
 def _default(value: object) -> str:
     shown = repr(value)
     return f"({shown})" if len(shown) <= 40 and "PydanticUndefined" not in shown else ""
@@ -37,13 +59,21 @@ def _flat(text: str) -> str:
     return " ".join(text.replace("``", "`").split()).replace("|", "\\|")
 
 
-def render(page: str) -> str:
-    """The page with both tables renewed."""
-    for name, registry in (("steps", steps), ("makers", makers)):
-        block = f"<!-- {name} -->\n{table(registry)}\n<!-- /{name} -->"
-        page = re.sub(rf"<!-- {name} -->.*?<!-- /{name} -->", lambda _, b=block: b, page, flags=re.S)  # type: ignore[misc]
+BLOCKS: dict[str, dict[str, Callable[[], str]]] = {
+    "data.md": {"steps": lambda: table(steps), "makers": lambda: table(makers)},
+    "training.md": {"options": lambda: options(TrainConfig, "")},
+}
+
+
+def render(name: str, page: str) -> str:
+    """A page with its tables renewed."""
+    for block, write in BLOCKS[name].items():
+        text = f"<!-- {block} -->\n{write()}\n<!-- /{block} -->"
+        page = re.sub(rf"<!-- {block} -->.*?<!-- /{block} -->", lambda _, t=text: t, page, flags=re.S)  # type: ignore[misc]
     return page
 
 
 if __name__ == "__main__":
-    PAGE.write_text(render(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    for name in BLOCKS:
+        path = DOCS / name
+        path.write_text(render(name, path.read_text(encoding="utf-8")), encoding="utf-8")
