@@ -33,8 +33,8 @@ class ProjectConfig(Config):
     data: DataConfig
     """Raw files and how they are cleaned."""
 
-    model: ModelConfig
-    """The model to start from."""
+    model: ModelConfig | None = None
+    """The model to start from; cleaning data needs none."""
 
     tokenizer: TokenizerConfig = TokenizerConfig()
     """What ``tuneloop tokenizer`` trains; the other stages use the model's own tokenizer."""

@@ -195,7 +195,7 @@ class Loop:
         model = self._model_hash()
 
         def work(out: RunDir) -> data.DataArtifact:
-            asked = Asked(self._base(), self.config.engine, self.config.model.chat_template)
+            asked = Asked(self._base(), self.config.engine, self._model_config.chat_template)
             try:
                 return data.run(config, out, ask=asked, asked=model)
             finally:
@@ -205,7 +205,7 @@ class Loop:
 
     def _train(self) -> _Plan[train.TrainResult]:
         config, records, base = self.config.train, self._records, self._base()
-        model, seed = self.config.model, self.config.seed
+        model, seed = self._model_config, self.config.seed
 
         def work(out: RunDir) -> train.TrainResult:
             return train.run(
@@ -228,7 +228,7 @@ class Loop:
 
     def _evaluation(self, label: str, bundle: Callable[[], models.Bundle], **inputs: str) -> _Plan[evaluate.Evaluation]:
         config, engine_config, records = self.config.evaluate, self.config.engine, self._records
-        template = self.config.model.chat_template
+        template = self._model_config.chat_template
 
         def work(out: RunDir) -> evaluate.Evaluation:
             subject = evaluate.Subject(bundle(), label)
@@ -288,14 +288,24 @@ class Loop:
     def _records(self) -> Path:
         return self._folder("data").path
 
+    @property
+    def _model_config(self) -> models.ModelConfig:
+        if self.config.model is None:
+            raise ConfigError(
+                "no model is named",
+                where=f"{self.config.name}: model",
+                hint="add model: {name: smollm2-135m-instruct}, another name, or a folder; tuneloop doctor lists them",
+            )
+        return self.config.model
+
     def _base(self) -> Path:
         if self._model is None:
-            self._model = models.resolve(self.config.model)
+            self._model = models.resolve(self._model_config)
         return self._model
 
     def _model_hash(self) -> str:
         """The base model and how it is loaded."""
-        model = self.config.model
+        model = self._model_config
         return hash_json([models.fingerprint(self._base()), model.dtype, model.chat_template])
 
     def _folder(self, stage: str) -> RunDir:

@@ -159,6 +159,14 @@ def test_data_prints_the_ledger_and_json_is_json(cli: Cli, project: Path) -> Non
     assert counts["rows_in"] == 16 == counts["kept"] + counts["dropped"]
 
 
+def test_data_needs_no_model_and_training_says_that_it_does(cli: Cli, project: Path) -> None:
+    project.write_text("name: demo\ndata: {path: rows.csv}\n")
+    assert cli("data", project).returncode == 0
+    first, hint = two_lines(cli("train", project), 2)
+    assert "no model is named" in first
+    assert "add model:" in hint
+
+
 def test_data_explain(cli: Cli, project: Path) -> None:
     done = cli("data", project, "--explain", "rows.csv:2")
     assert done.returncode == 0, done.stderr
