@@ -1,7 +1,6 @@
 """Runs ``tuneloop train`` many times, killed at a given moment: a process that has imported everything forks for each run.
 
-Reads one JSON object a line: ``{"words": [...], "after_s": 0.4 or null}``; answers one: ``{"status": exit status or
--signal, "seconds": ...}``. The clock starts when the child begins to work.
+Reads one JSON object a line, the arguments of ``run``, and answers with a number.
 """
 
 from __future__ import annotations
@@ -30,32 +29,41 @@ def child(words: list[str]) -> None:
     os._exit(0)
 
 
-def run(words: list[str], after_s: float | None) -> dict[str, float]:
-    begun = time.monotonic()
+def run(words: list[str], metrics: str, at_step: int | None, then_s: float) -> int:
+    """Exit status, negative for a signal. The run is killed ``then_s`` after step ``at_step`` stands in its log."""
     pid = os.fork()
     if not pid:
         child(words)
-    if after_s is not None:
-        while (
-            time.monotonic() - begun < after_s
-            and os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
-        ):
+    if at_step is not None:
+        while _steps(Path(metrics)) < at_step and _alive(pid):
             time.sleep(0.0005)
+        time.sleep(then_s)
         os.kill(pid, signal.SIGKILL)
     _, status = os.waitpid(pid, 0)
-    return {"status": os.waitstatus_to_exitcode(status), "seconds": time.monotonic() - begun}
+    return os.waitstatus_to_exitcode(status)
+
+
+def _alive(pid: int) -> bool:
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+
+
+def _steps(metrics: Path) -> int:
+    lines = metrics.read_bytes().split(b"\n")[:-1] if metrics.exists() else []
+    return max((json.loads(line)["step"] for line in lines), default=-1)
 
 
 def serve() -> None:
-    import torch  # noqa: F401
-    import transformers  # noqa: F401
+    import peft  # noqa: F401
+    import polars  # noqa: F401
+    import transformers.models.auto.modeling_auto  # noqa: F401
 
-    import tuneloop.train.loop
+    import tuneloop.data.pipeline
+    import tuneloop.loop.stages
     import tuneloop.train.phases  # noqa: F401
 
     for line in sys.stdin:
         asked = json.loads(line)
-        print(json.dumps(run(asked["words"], asked["after_s"])), flush=True)
+        print(run(**asked), flush=True)
 
 
 if __name__ == "__main__":

@@ -160,9 +160,9 @@ def test_data_prints_the_ledger_and_json_is_json(cli: Cli, project: Path) -> Non
 
 
 def test_data_needs_no_model_and_training_says_that_it_does(cli: Cli, project: Path) -> None:
-    project.write_text("name: demo\ndata: {path: rows.csv}\n")
+    project.write_text("name: demo\ndata: {sources: rows.csv}\n")
     assert cli("data", project).returncode == 0
-    first, hint = two_lines(cli("train", project), 2)
+    first, hint = two_lines(cli("train", project, "-q"), 2)
     assert "no model is named" in first
     assert "add model:" in hint
 
