@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from tuneloop.progress import log
@@ -45,6 +46,7 @@ def train_phases(
     plan_of: Callable[[int, TrainConfig], BatchPlan],
     objective_of: Callable[[nn.Module, TrainConfig], Objective],
     out: RunDir,
+    seed: int = 0,
 ) -> Trained:
     """Run every stage of a configuration (an ordinary run has one).
 
@@ -56,6 +58,7 @@ def train_phases(
         plan_of: Number and configuration of a stage -> its batch plan.
         objective_of: Prepared model and configuration of a stage -> what it minimises.
         out: The run.
+        seed: Of what a later stage draws, so that it does not depend on whether the earlier ones ran in this process.
 
     Raises:
         Interrupted: Stopped by a signal, with a checkpoint.
@@ -65,6 +68,8 @@ def train_phases(
     fitted = loop.Fitted(0, 0, float("nan"), None, 0.0)
     wrapped: TrainConfig | None = None
     for number, phase in enumerate(phases):
+        if number:
+            torch.manual_seed(seed + number)
         if wrapped is not None and not _same_adapter(wrapped, phase):
             model, wrapped = merge(model), None
         if wrapped is None:

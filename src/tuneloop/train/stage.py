@@ -106,6 +106,7 @@ def run(
         lambda number, _: plans[number],
         objectives.create,
         out,
+        seed,
     )
     model: Any = trained.model
     bundle = _save(trained, tokenizer, model_folder, records_folder, config, out)
