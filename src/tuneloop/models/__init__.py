@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from tuneloop.models.adapters import add_adapter, merge_adapter
 from tuneloop.models.bundle import (
     Bundle,
     open_bundle,
@@ -48,6 +49,7 @@ __all__ = [
     "MemoryEstimate",
     "ModelConfig",
     "Node",
+    "add_adapter",
     "causal_model",
     "dimensions_of",
     "estimate_inference_memory",
@@ -60,6 +62,7 @@ __all__ = [
     "load_model",
     "load_tokenizer",
     "looks_local",
+    "merge_adapter",
     "open_bundle",
     "quiet",
     "register",
