@@ -30,6 +30,7 @@ from tuneloop.models.memory import (
     estimate_memory,
     training_memory,
 )
+from tuneloop.models.merge import Merged, MergeParity, merge_bundle
 from tuneloop.store import is_offline
 
 if TYPE_CHECKING:
@@ -47,6 +48,8 @@ __all__ = [
     "Forest",
     "Layout",
     "MemoryEstimate",
+    "MergeParity",
+    "Merged",
     "ModelConfig",
     "Node",
     "add_adapter",
@@ -63,6 +66,7 @@ __all__ = [
     "load_tokenizer",
     "looks_local",
     "merge_adapter",
+    "merge_bundle",
     "open_bundle",
     "quiet",
     "register",

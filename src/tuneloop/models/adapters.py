@@ -45,10 +45,20 @@ def add_adapter(model: Any, settings: Any) -> Any:
 
 
 def read_adapter(base: Any, folder: Path, *, trainable: bool) -> Any:
-    """The PEFT model of a saved adapter over its base."""
+    """The PEFT model of a saved adapter over its base.
+
+    Raises:
+        ModelError: It is a pickle, or PEFT found no place for some of its tensors (it does not say so itself).
+    """
     from tuneloop.models.experts import quicken_experts
 
     peft = need("peft", "train")
+    if not (folder / "adapter_model.safetensors").is_file():
+        raise ModelError(
+            "the adapter is not in safetensors, and Python pickles can run any code when they are read",
+            where=str(folder),
+            hint="convert it where you trust it: PeftModel.from_pretrained(...).save_pretrained(...)",
+        )
     settings = peft.PeftConfig.from_pretrained(folder)
     if not _dense_of(settings):
         adapted = peft.PeftModel.from_pretrained(base, folder, is_trainable=trainable)
@@ -56,6 +66,8 @@ def read_adapter(base: Any, folder: Path, *, trainable: bool) -> Any:
         _as_modules(settings)
         with exact_targets():
             adapted = peft.PeftModel.from_pretrained(base, folder, config=settings, is_trainable=trainable)
+    if settings.peft_type == peft.PeftType.LORA:
+        _need_all_read(adapted, folder)
     quicken_experts(adapted)
     return adapted
 
@@ -125,6 +137,22 @@ def _is_lost(model: Any, target: str) -> bool:
     except ValueError:  # it knows the name, and wants its fused partner too
         return True
     return target not in settings.target_modules
+
+
+def _need_all_read(adapted: Any, folder: Path) -> None:
+    from peft import get_peft_model_state_dict
+    from safetensors import safe_open
+
+    with safe_open(folder / "adapter_model.safetensors", framework="pt") as tensors:
+        there = set(tensors.keys())
+    # tensors of single experts (adapters made before transformers 5) are fused under other names
+    lost = sorted(k for k in there - set(get_peft_model_state_dict(adapted)) if ".experts." not in k)
+    if lost:
+        raise ModelError(
+            f"{len(lost)} tensors of the adapter find no place in the model, e.g. {lost[0]}",
+            where=str(folder),
+            hint="it was made for another model or by a tool that names layers differently; train it again here",
+        )
 
 
 def _dense_of(settings: Any) -> list[str]:

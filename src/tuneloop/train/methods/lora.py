@@ -45,8 +45,8 @@ def lora(model: nn.Module, config: TrainConfig) -> nn.Module:
     with quiet():
         adapted: nn.Module = add_adapter(model, settings)
     trained = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
-    shares = ", ".join(f"{kind} {100 * share:.0f} %" for kind, share in reached.items())
-    log(f"  adapters: {trained:,} weights train; reached of {shares}")
+    whole, *kinds = (f"{100 * share:.0f} % of {kind}" for kind, share in reached.items())
+    log(f"  adapters: {trained:,} weights train; they reach {whole}: {', '.join(kinds)}")
     return adapted
 
 

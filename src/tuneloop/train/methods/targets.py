@@ -94,7 +94,7 @@ def coverage(model: nn.Module, targets: Targets) -> dict[str, float]:
         for counted in (kind, "the model"):
             total[counted] += size
             reached[counted] += size if name in targets.weights else 0
-    order = ("the model", "attention", "mlp", "experts", "router", "embeddings and head")
+    order = ("the model", "attention", "mlp", "experts", "embeddings and head", "router")
     total["embeddings and head"] += total.pop("head", 0)
     reached["embeddings and head"] += reached.pop("head", 0)
     return {kind: reached[kind] / total[kind] for kind in order if total[kind]}
