@@ -12,11 +12,19 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
+from tests.invariants.test_fast_engine_is_naive_generate import naive, prompts
 from tests.invariants.test_training_step import assert_equal, loss_and_gradients, rows
 from tests.tiny import ARCHS, tiny_model
+from tuneloop.engines import EngineConfig, create, generate
 from tuneloop.models import load_model, load_tokenizer, open_bundle, quiet, save_adapter_bundle
+from tuneloop.rundir import RunDir
 from tuneloop.train import LoraConfig, TrainConfig
+from tuneloop.train.loop import fit
 from tuneloop.train.methods import METHODS, merge
+from tuneloop.train.objectives import sft
+from tuneloop.train.plan import BatchPlan
+from tuneloop.train.sections import CheckpointConfig
+from tuneloop.types import Request, Sampling
 
 MIXTURES = ("deepseek_v2", "deepseek_v3")
 IDS = torch.arange(5, 45)[None]
@@ -138,3 +146,51 @@ def test_all_linear_reaches_attention_first_layer_shared_and_routed_experts_but_
     expected |= {f"layers.{i}.mlp.shared_experts.{n}" for i in (1, 2) for n in dense}
     expected |= {f"layers.{i}.mlp.experts{n}" for i in (1, 2) for n in ("", ".base_layer")}
     assert reached == expected
+
+
+@pytest.mark.parametrize("arch", MIXTURES)
+def test_unmerged_experts_are_served_as_they_were_trained(arch: str, tiny: Callable[..., Path], tmp_path: Path) -> None:
+    base = tiny(arch, "chatml")
+    model = adapted(load_model(base), config("lora", arch))
+    bundle = save_adapter_bundle(tmp_path / "adapter", model, load_tokenizer(base), base, {})
+    requests = [Request(f"r{i}", p, Sampling(max_tokens=4)) for i, p in enumerate(prompts())]
+    engine = create(EngineConfig(name="transformers", merge_adapter=False, max_running=4, device="cpu"), bundle)
+    try:
+        answers = generate(engine, requests, concurrency=4)
+    finally:
+        engine.close()
+    expected = [tuple(naive(model, r.prompt_ids, 4)) for r in requests]
+    assert expected != [tuple(naive(load_model(base), r.prompt_ids, 4)) for r in requests]
+    assert [a.token_ids for a in answers] == expected
+
+
+class Stopped(Exception):
+    """Stands for a kill between two steps."""
+
+
+@pytest.mark.parametrize("method", ["lora", "lora+"])
+def test_a_stopped_run_with_experts_ends_with_the_same_weights(method: str, tmp_path: Path) -> None:
+    examples, plan = rows(), BatchPlan(tuple((tuple(range(s, s + 5)),) for s in range(4)), (4,))
+    settings = config(method, "deepseek_v3").model_copy(
+        update={"trackers": (), "checkpoint": CheckpointConfig(every_steps=1)}
+    )
+
+    def run(name: str, stop_after: int) -> dict[str, torch.Tensor]:
+        model = adapted(fresh("deepseek_v3"), settings)
+        objective = sft(model, padding_free=True, share_prefixes=True, label_smoothing=0.0)
+        calls = iter(range(100))
+
+        def stopping(model: torch.nn.Module, batch: Any) -> torch.Tensor:
+            if next(calls) == stop_after:
+                raise Stopped
+            return objective(model, batch)
+
+        (tmp_path / name).mkdir(exist_ok=True)
+        fit(model, stopping, examples, [], plan, settings, RunDir(tmp_path / name))
+        return {n: p.detach() for n, p in model.named_parameters() if p.requires_grad}
+
+    straight = run("straight", 99)
+    with pytest.raises(Stopped):
+        run("stopped", 2)
+    resumed = run("stopped", 99)
+    assert all(torch.equal(resumed[name], value) for name, value in straight.items())
