@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from tuneloop import __version__
+from tuneloop.cli import merge as merge_command
 from tuneloop.cli import stages
 from tuneloop.cli import tokenizer as tokenizer_command
 from tuneloop.cli.options import Json, RunName, print_json
@@ -82,6 +83,7 @@ def init(
 
 stages.add_to(app)
 app.command(epilog="Example: tuneloop tokenizer --from texts/ tokenizer.vocab_size=8000")(tokenizer_command.tokenizer)
+app.command(epilog="Example: tuneloop merge runs/bank-support/train/bundle --dtype bfloat16")(merge_command.merge)
 
 
 @app.command(epilog="Example: tuneloop serve bank-support --port 8001")

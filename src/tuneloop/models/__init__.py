@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from tuneloop.models.adapters import add_adapter, merge_adapter
 from tuneloop.models.bundle import (
     Bundle,
     open_bundle,
@@ -29,6 +30,7 @@ from tuneloop.models.memory import (
     estimate_memory,
     training_memory,
 )
+from tuneloop.models.merge import Merged, MergeParity, merge_bundle
 from tuneloop.store import is_offline
 
 if TYPE_CHECKING:
@@ -46,8 +48,11 @@ __all__ = [
     "Forest",
     "Layout",
     "MemoryEstimate",
+    "MergeParity",
+    "Merged",
     "ModelConfig",
     "Node",
+    "add_adapter",
     "causal_model",
     "dimensions_of",
     "estimate_inference_memory",
@@ -60,6 +65,8 @@ __all__ = [
     "load_model",
     "load_tokenizer",
     "looks_local",
+    "merge_adapter",
+    "merge_bundle",
     "open_bundle",
     "quiet",
     "register",

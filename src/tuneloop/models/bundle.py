@@ -22,6 +22,7 @@ from typing import Any, Literal, cast, get_args
 from tuneloop import __version__, store
 from tuneloop.config import hash_json
 from tuneloop.errors import ModelError
+from tuneloop.models.adapters import portable_settings
 from tuneloop.models.card import model_card
 from tuneloop.models.folder import MANIFEST, content, fingerprint, folder_name, read_object, staging, template_text
 from tuneloop.progress import track
@@ -181,7 +182,8 @@ def _save(path: Path, kind: Kind, model: Any, tokenizer: Any, facts: Mapping[str
         model.save_pretrained(folder, safe_serialization=True)
         tokenizer.save_pretrained(folder)
         if kind == "adapter" and base is not None:  # PEFT writes what the base was loaded from; make it the real place
-            config = read_object(folder / "adapter_config.json") | {"base_model_name_or_path": str(base.resolve())}
+            config = portable_settings(model, read_object(folder / "adapter_config.json"))
+            config["base_model_name_or_path"] = str(base.resolve())
             write_atomic(folder / "adapter_config.json", json.dumps(config, indent=2, sort_keys=True) + "\n")
         dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
         seal(folder, kind, facts, precision=dtype, base=base)

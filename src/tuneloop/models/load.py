@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tuneloop.errors import ModelError, need
+from tuneloop.models.adapters import merge_adapter, read_adapter
 from tuneloop.models.bundle import Bundle, need_base, open_bundle
 
 if TYPE_CHECKING:
@@ -24,7 +25,12 @@ _VOCABULARIES = ("tokenizer.model", "vocab.json", "tekken.json")
 
 
 def load_model(
-    source: Bundle | Path | str, *, merge: bool = True, dtype: str = "auto", device: str = "auto"
+    source: Bundle | Path | str,
+    *,
+    merge: bool = True,
+    dtype: str = "auto",
+    device: str = "auto",
+    four_bit: bool = False,
 ) -> PreTrainedModel:
     """Load a model, in evaluation mode.
 
@@ -33,19 +39,27 @@ def load_model(
         merge: Fold an adapter into its base (in memory); otherwise a ``peft.PeftModel`` is returned.
         dtype: ``auto`` (float32 on a CPU, bfloat16 on a GPU), ``float32``, ``bfloat16`` or ``float16``.
         device: ``auto`` (the first GPU if there is one), ``cpu``, ``cuda`` ...
+        four_bit: Keep the linear layers in 4 bits (bitsandbytes NF4 with double quantisation; a GPU only), to train
+            adapters over them. Never for serving or merging.
 
     Raises:
         ModelError: The folder is broken, incomplete or of an architecture that transformers does not know; a dtype
-            that this family overflows.
+            that this family overflows; 4 bits asked of an adapter or a GGUF.
     """
     need("torch", "train")
     need("transformers", "train")
     bundle = source if isinstance(source, Bundle) else open_bundle(source)
     place = _device(device)
+    if four_bit and bundle.kind != "model":
+        raise ModelError(
+            f"a bundle of kind {bundle.kind!r} cannot be the base of 4-bit training",
+            where=str(bundle.path),
+            hint="merge the adapter first: tuneloop merge" if bundle.kind == "adapter" else "give the original weights",
+        )
     if bundle.kind == "adapter":
         base = load_model(need_base(bundle), dtype=dtype, device=str(place))
         return _with_adapter(base, bundle, merge)
-    return _load_weights(bundle, dtype, place)
+    return _load_weights(bundle, dtype, place, four_bit)
 
 
 def load_tokenizer(source: Bundle | Path | str) -> PreTrainedTokenizerFast:
@@ -78,7 +92,7 @@ def load_tokenizer(source: Bundle | Path | str) -> PreTrainedTokenizerFast:
         ) from error
 
 
-def _load_weights(bundle: Bundle, dtype: str, place: Any) -> PreTrainedModel:
+def _load_weights(bundle: Bundle, dtype: str, place: Any, four_bit: bool) -> PreTrainedModel:
     from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -89,6 +103,8 @@ def _load_weights(bundle: Bundle, dtype: str, place: Any) -> PreTrainedModel:
         with quiet():
             config = AutoConfig.from_pretrained(bundle.path, **extra)
             kind = _dtype(dtype, place, str(config.model_type), bundle.path)
+            if four_bit:
+                extra |= {"quantization_config": _nf4(kind), "device_map": {"": place}}
             model, report = AutoModelForCausalLM.from_pretrained(
                 bundle.path, dtype=kind, use_safetensors=True, output_loading_info=True, **extra
             )
@@ -106,9 +122,19 @@ def _load_weights(bundle: Bundle, dtype: str, place: Any) -> PreTrainedModel:
         )
     if bundle.kind == "gguf":
         forget_quantization(model)
-    if place.type != "cpu":
+    if place.type != "cpu" and not four_bit:  # 4-bit layers are packed on their way to the GPU
         model = model.to(place)
     return model.eval()
+
+
+def _nf4(compute_dtype: Any) -> Any:
+    """4-bit normal floats whose scales are quantised too: 4.127 bits a weight (Dettmers et al., 2023, section 3)."""
+    return need("transformers", "train").BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=compute_dtype,
+    )
 
 
 def forget_quantization(model: Any) -> None:
@@ -120,11 +146,11 @@ def forget_quantization(model: Any) -> None:
 
 
 def _with_adapter(base: Any, bundle: Bundle, merge: bool) -> Any:
-    peft = need("peft", "train")
+    need("peft", "train")
     try:
         with quiet():
-            model = peft.PeftModel.from_pretrained(base, bundle.path, is_trainable=not merge)
-            return model.merge_and_unload().eval() if merge else model.eval()
+            model = read_adapter(base, bundle.path, trainable=not merge)
+            return (merge_adapter(model) if merge else model).eval()
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ModelError(
             f"the adapter does not fit its base: {_first_line(error)}",

@@ -79,9 +79,10 @@ def run(
     """
     import torch
 
-    from tuneloop.train import loop, objectives
+    from tuneloop.train import loop, methods, objectives
     from tuneloop.train.phases import train_phases
 
+    four_bit = methods.four_bit(config)
     torch.manual_seed(seed)
     tokenizer = load_tokenizer(model_folder)
     chat = Chat(tokenizer, template=chat_template)
@@ -99,7 +100,7 @@ def run(
     tokens, steps = sum(len(e.input_ids) for e in examples), sum(len(p.steps) for p in plans)
     log(f"  {len(examples):,} rows, {tokens:,} tokens, {steps} steps")
     trained = train_phases(
-        load_model(model_folder, dtype=dtype),
+        load_model(model_folder, dtype=dtype, four_bit=four_bit),
         config,
         examples,
         validation,

@@ -1,7 +1,8 @@
 """The seam ``Method``: model -> which parameters train.
 
 whole.py   full: the model's own weights
-lora.py    adapters
+lora.py    adapters: lora, rslora, dora, lora+, qlora
+targets.py which layers take them
 """
 
 from __future__ import annotations
@@ -9,9 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
+from tuneloop.models import merge_adapter
 from tuneloop.train.companions import Companion
-from tuneloop.train.config import TrainConfig
-from tuneloop.train.methods.lora import linear_layers, lora
+from tuneloop.train.config import LORA_FAMILY, TrainConfig
+from tuneloop.train.methods.lora import four_bit, lora, plus_scale
+from tuneloop.train.methods.targets import linear_layers
 from tuneloop.train.methods.whole import full
 
 if TYPE_CHECKING:
@@ -19,7 +22,7 @@ if TYPE_CHECKING:
 
     from tuneloop.types import Example
 
-__all__ = ["METHODS", "Method", "companions_of", "learning_rate_scale", "linear_layers", "merge", "prepare"]
+__all__ = ["METHODS", "Method", "companions_of", "four_bit", "learning_rate_scale", "linear_layers", "merge", "prepare"]
 
 
 class Method(Protocol):
@@ -29,12 +32,12 @@ class Method(Protocol):
         """The model to train, with ``requires_grad`` set on every parameter."""
 
 
-METHODS: dict[str, Method] = {"full": full, "lora": lora}
+METHODS: dict[str, Method] = {"full": full, **dict.fromkeys(LORA_FAMILY, lora)}
 
 
 def learning_rate_scale(parameter: str, config: TrainConfig) -> float:
     """What a parameter's learning rate is multiplied by: 1, except where a method says otherwise."""
-    return 1.0
+    return plus_scale(parameter, config)
 
 
 def prepare(model: nn.Module, config: TrainConfig) -> nn.Module:
@@ -54,9 +57,12 @@ def companions_of(
 
 
 def merge(model: nn.Module) -> nn.Module:
-    """A prepared model as an ordinary one: adapters become part of the weights (in their dtype or better)."""
-    peft: Any = model
-    if not hasattr(peft, "merge_and_unload"):
+    """A prepared model as an ordinary one: adapters become part of the weights, summed in float32 and rounded once.
+
+    Raises:
+        ModelError: The base is in 4 bits, or the adapter is not finite.
+    """
+    if not hasattr(model, "merge_and_unload"):
         return model
-    merged: nn.Module = peft.merge_and_unload()
+    merged: nn.Module = merge_adapter(model)
     return merged
