@@ -1,6 +1,8 @@
 """The seam ``Method``: model -> which parameters train.
 
 whole.py   full: the model's own weights
+freeze.py  a part of them (border.py: what the frozen layers give is computed once)
+select.py  the layers that matter, chosen again and again
 lora.py    adapters
 """
 
@@ -11,7 +13,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from tuneloop.train.companions import Companion
 from tuneloop.train.config import TrainConfig
+from tuneloop.train.methods.freeze import freeze
 from tuneloop.train.methods.lora import linear_layers, lora
+from tuneloop.train.methods.select import Selection, select
 from tuneloop.train.methods.whole import full
 
 if TYPE_CHECKING:
@@ -29,7 +33,7 @@ class Method(Protocol):
         """The model to train, with ``requires_grad`` set on every parameter."""
 
 
-METHODS: dict[str, Method] = {"full": full, "lora": lora}
+METHODS: dict[str, Method] = {"full": full, "freeze": freeze, "select": select, "lora": lora}
 
 
 def learning_rate_scale(parameter: str, config: TrainConfig) -> float:
@@ -50,7 +54,7 @@ def companions_of(
     model: nn.Module, objective: Any, examples: Sequence[Example], config: TrainConfig
 ) -> list[Companion]:
     """What a method needs beside the loop."""
-    return []
+    return [Selection(model, objective, examples, config)] if config.method == "select" else []
 
 
 def merge(model: nn.Module) -> nn.Module:
