@@ -43,6 +43,7 @@ if TYPE_CHECKING:
         layout,
         register,
     )
+    from tuneloop.models.virtual import root_keys_values
 
 _NEEDS_TORCH = (
     "ATTENTION", "Forest", "Layout", "Node", "backbone", "causal_model", "hidden_states", "layout", "register",
@@ -77,6 +78,7 @@ __all__ = [
     "quiet",
     "register",
     "resolve",
+    "root_keys_values",
     "save_adapter_bundle",
     "save_model_bundle",
     "seal",
@@ -88,6 +90,8 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Names that need torch load it on first use: the door stays light."""
+    if name == "root_keys_values":
+        return importlib.import_module("tuneloop.models.virtual").root_keys_values
     if name in _NEEDS_TORCH:
         return getattr(importlib.import_module("tuneloop.models.flat"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -36,13 +36,19 @@ def load_model(
 
     Raises:
         ModelError: The folder is broken, incomplete or of an architecture that transformers does not know; a dtype
-            that this family overflows.
+            that this family overflows; a merge of virtual tokens (prefix, prompt tuning).
     """
     need("torch", "train")
     need("transformers", "train")
     bundle = source if isinstance(source, Bundle) else open_bundle(source)
     place = _device(device)
     if bundle.kind == "adapter":
+        if merge and bundle.virtual_tokens:
+            raise ModelError(
+                f"the {bundle.virtual_tokens} virtual tokens of this adapter cannot be merged into weights",
+                where=str(bundle.path),
+                hint="serve it as it is with the engine transformers; to export a model, train with method: lora or full",
+            )
         base = load_model(need_base(bundle), dtype=dtype, device=str(place))
         return _with_adapter(base, bundle, merge)
     return _load_weights(bundle, dtype, place)
@@ -121,9 +127,10 @@ def forget_quantization(model: Any) -> None:
 
 def _with_adapter(base: Any, bundle: Bundle, merge: bool) -> Any:
     peft = need("peft", "train")
+    trainable = not merge and not bundle.virtual_tokens  # PEFT goes on with every kind but virtual tokens
     try:
         with quiet():
-            model = peft.PeftModel.from_pretrained(base, bundle.path, is_trainable=not merge)
+            model = peft.PeftModel.from_pretrained(base, bundle.path, is_trainable=trainable)
             return model.merge_and_unload().eval() if merge else model.eval()
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ModelError(

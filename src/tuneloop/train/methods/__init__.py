@@ -4,6 +4,7 @@ whole.py   full: the model's own weights
 freeze.py  a part of them (border.py: what the frozen layers give is computed once)
 select.py  the layers that matter, chosen again and again
 lora.py    adapters
+prefix.py  virtual tokens in front of every row
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from tuneloop.train.companions import Companion
 from tuneloop.train.config import TrainConfig
 from tuneloop.train.methods.freeze import freeze
 from tuneloop.train.methods.lora import linear_layers, lora
+from tuneloop.train.methods.prefix import prefix, prompt
 from tuneloop.train.methods.select import Selection, select
 from tuneloop.train.methods.whole import full
 
@@ -33,7 +35,14 @@ class Method(Protocol):
         """The model to train, with ``requires_grad`` set on every parameter."""
 
 
-METHODS: dict[str, Method] = {"full": full, "freeze": freeze, "select": select, "lora": lora}
+METHODS: dict[str, Method] = {
+    "full": full,
+    "freeze": freeze,
+    "select": select,
+    "lora": lora,
+    "prefix": prefix,
+    "prompt": prompt,
+}
 
 
 def learning_rate_scale(parameter: str, config: TrainConfig) -> float:
