@@ -20,8 +20,16 @@ from tuneloop.engines.config import EngineConfig
 from tuneloop.engines.kv import Group, Pass, Piece, PrefixPass
 from tuneloop.errors import ServeError
 from tuneloop.models import (
-    ATTENTION, Bundle, Forest, causal_model, hidden_states, layout, load_model, register, root_keys_values,
-)  # fmt: skip
+    ATTENTION,
+    Bundle,
+    Forest,
+    causal_model,
+    hidden_states,
+    layout,
+    load_model,
+    register,
+    root_keys_values,
+)
 from tuneloop.types import FinishReason, Request, TokenEvent
 
 MIN_PREFIX = 16

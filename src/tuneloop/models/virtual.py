@@ -8,7 +8,7 @@ way a row's own positions begin after them, as in PEFT's padded computation, and
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -69,14 +69,21 @@ def under(plan: Layout, tokens: int, dtype: torch.dtype, *, run: bool) -> Layout
     positions = plan.position_ids_1T + tokens
     if run:
         positions = torch.cat([torch.arange(tokens, device=device)[None], positions], 1)
-    return Layout(tuple(tiles), positions, plan.longest + tokens)
+    asked = rows_asked_for(plan)
+    rows = {} if asked is None else {"rows_N": asked + shift}
+    return replace(plan, tiles=tuple(tiles), position_ids_1T=positions, longest=plan.longest + tokens, **rows)
+
+
+def rows_asked_for(plan: Any) -> Tensor | None:
+    """The rows of the last layer that a plan asks for, where plans can; None for all."""
+    return getattr(plan, "rows_N", None)
 
 
 class _WithPrefix:
     """Attention of a flat row with a prefix's keys and values in front of each layer's own."""
 
     def __init__(self, plan: Layout, layers: Mapping[int, KeysValues]) -> None:
-        self.plan, self.layers, self.longest = plan, layers, plan.longest
+        self.plan, self.layers, self.longest, self.rows_N = plan, layers, plan.longest, rows_asked_for(plan)
 
     def attend(self, layer: int, q_1HTD: Tensor, k_1GTD: Tensor, v_1GTD: Tensor, scaling: float) -> Tensor:
         keys, values = self.layers[layer]
@@ -97,7 +104,7 @@ class _Collect:
 
 
 def hidden_states_under(model: nn.Module, virtual: Virtual, input_ids_1T: Tensor, plan: Layout) -> Tensor:
-    """Last hidden states 1 x T x C of the real tokens of a flat row."""
+    """Last hidden states 1 x T x C of the real tokens of a flat row, or of those that the plan asks for."""
     decoder: Any = backbone(model)
     dtype = next(decoder.parameters()).dtype
     options = {"use_cache": False, "attention_mask": None}
@@ -110,6 +117,8 @@ def hidden_states_under(model: nn.Module, virtual: Virtual, input_ids_1T: Tensor
     inner = under(plan, virtual.tokens, dtype, run=True)
     embeds = torch.cat([virtual.embeddings_PC[None], decoder.get_input_embeddings()(input_ids_1T)], 1)
     out = decoder(inputs_embeds=embeds, position_ids=inner.position_ids_1T, flat=inner, **options)
+    if rows_asked_for(inner) is not None:
+        return out.last_hidden_state  # type: ignore[no-any-return]
     return out.last_hidden_state[:, virtual.tokens :]  # type: ignore[no-any-return]
 
 

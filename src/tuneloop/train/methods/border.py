@@ -56,19 +56,24 @@ def _name_in(parent: nn.Module, child: nn.Module) -> str:
 
 
 class _Given(nn.Module):
-    """Stands where the embedding was: gives the activations of exactly the tokens it was made for."""
+    """Stands where the embedding was: gives the activations of exactly the tokens it was made for.
+
+    Tokens that fill the row up at its end (id 0, seen by nobody, without a label) get those of its first token.
+    """
 
     def __init__(self, input_ids_1T: Tensor, activations_1TC: Tensor) -> None:
         super().__init__()
         self.input_ids_1T, self.activations_1TC = input_ids_1T, activations_1TC
 
     def forward(self, input_ids_1T: Tensor) -> Tensor:
-        if not torch.equal(input_ids_1T, self.input_ids_1T):
+        count = self.input_ids_1T.shape[1]
+        if not torch.equal(input_ids_1T[:, :count], self.input_ids_1T) or bool(input_ids_1T[:, count:].any()):
             raise ModelError(
                 "the objective computes other tokens than the rows of its batch",
                 hint="set train.freeze.cache_activations=false",
             )
-        return self.activations_1TC
+        filler = self.activations_1TC[:, :1].expand(-1, input_ids_1T.shape[1] - count, -1)
+        return torch.cat([self.activations_1TC, filler], 1)
 
 
 class FromBorder:
