@@ -6,15 +6,15 @@ from typing import Any
 import pytest
 import torch
 
-from tests.runs import Killed, assert_same_bits, fit_tiny, some_plan, some_rows
-from tests.tiny import tiny_model
+from tests.runs import Killed, assert_same_bits, fit_tiny, losses_of, some_plan, some_rows
+from tests.tiny import ARCHS, tiny_model
 from tuneloop.errors import ConfigError
 from tuneloop.train import TrainConfig
 from tuneloop.train.methods import METHODS
 from tuneloop.train.methods.select import Selection
 from tuneloop.train.objectives import create
 from tuneloop.train.optimise import build_optimizer, trained_parameters
-from tuneloop.train.sections import CheckpointConfig, SelectConfig
+from tuneloop.train.sections import CheckpointConfig, MemoryConfig, SelectConfig
 
 ROWS, PLAN = some_rows(12), some_plan(12, steps=8)
 
@@ -117,3 +117,12 @@ def test_the_report_says_share_and_memory(tmp_path: Path, capsys: pytest.Capture
     said = capsys.readouterr().err
     assert said.count("the others score at most") == 2
     assert "of the weights trained at a time; the optimizer holds" in said
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_a_run_equals_the_plain_padded_one(arch: Any, tmp_path: Path) -> None:
+    for name, fast in (("fast", True), ("plain", False)):
+        model = METHODS["select"](tiny_model(arch, vocab_size=300, layers=4), config())
+        settings = config().model_copy(update={"learning_rate": 1e-3, "memory": MemoryConfig(padding_free=fast)})
+        fit_tiny(model, settings, ROWS, PLAN, tmp_path / name)
+    assert losses_of(tmp_path / "fast") == pytest.approx(losses_of(tmp_path / "plain"), abs=1e-5)
