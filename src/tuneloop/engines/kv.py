@@ -22,13 +22,19 @@ class Group:
 
     ``shared[layer]`` is (keys, values) of the beginning, each 1 x G x P x D. ``own[layer]`` is (keys, values) of S
     slots, each S x G x room x D; ``lengths[s]`` counts the tokens that slot s holds of its own. Slots in use are
-    the first ones: a freed slot is filled by the last.
+    the first ones: a freed slot is filled by the last. ``virtual`` tokens (prefix, prompt tuning) come before the prefix.
     """
 
     prefix: tuple[int, ...]
     shared: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
     own: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
     lengths: list[int] = field(default_factory=list)
+    virtual: int = 0
+
+    @property
+    def before(self) -> int:
+        """Tokens that stand before a sequence's own."""
+        return self.virtual + len(self.prefix)
 
     def add(self) -> int:
         """A new, empty slot."""
@@ -92,7 +98,7 @@ class Pass:
             if piece.end - piece.start == 1:
                 steps.setdefault(id(piece.group), []).append(piece)
         self.steps = list(steps.values())
-        offsets = [torch.arange(p.end - p.start) + p.at + len(p.group.prefix) for p in pieces]
+        offsets = [torch.arange(p.end - p.start) + p.at + p.group.before for p in pieces]
         self.position_ids_1T = torch.cat(offsets)[None].to(device)
         self._masks = {id(p): _lower_right(p, device) for p in self.prompts}
         self._slots = {id(s): torch.tensor([p.slot for p in s], device=device) for s in self.steps}
@@ -127,7 +133,7 @@ class Pass:
         """Keys and values of beginning and own tokens, up to the piece's end."""
         total = piece.at + piece.end - piece.start
         k, v = (x[piece.slot : piece.slot + 1, :, :total] for x in piece.group.own[layer])
-        if not piece.group.prefix:
+        if not piece.group.before:
             return k, v
         shared_k, shared_v = piece.group.shared[layer]
         return torch.cat([shared_k, k], 2), torch.cat([shared_v, v], 2)
@@ -147,7 +153,7 @@ class Pass:
         own = torch.einsum("bgrd,bgtd->bgrt", q_BGRD, own_k)
         beyond = torch.arange(longest, device=own.device)[None] >= lengths_B[:, None]
         own = own.masked_fill(beyond[:, None, None], -math.inf)
-        if not group.prefix:
+        if not group.before:
             weights = own.float().softmax(-1).to(own.dtype)
             return torch.einsum("bgrt,bgtd->bgrd", weights, own_v).reshape(count, heads, -1)
         shared_k, shared_v = (x[0] for x in group.shared[layer])
@@ -163,19 +169,25 @@ class PrefixPass:
 
     def __init__(self, group: Group, device: torch.device) -> None:
         self.group = group
-        self.position_ids_1T = torch.arange(len(group.prefix), device=device)[None]
+        own, before = len(group.prefix), group.virtual
+        self.position_ids_1T = torch.arange(before, before + own, device=device)[None]
+        self._mask = torch.ones(own, before + own, dtype=torch.bool, device=device).tril(before) if before else None
 
     def attend(self, layer: int, q_1HTD: Tensor, k_1GTD: Tensor, v_1GTD: Tensor, scaling: float) -> Tensor:
+        if self.group.virtual:
+            keys, values = self.group.shared[layer]
+            k_1GTD, v_1GTD = torch.cat([keys, k_1GTD], 2), torch.cat([values, v_1GTD], 2)
         self.group.shared[layer] = (k_1GTD.contiguous(), v_1GTD.contiguous())
         repeat = q_1HTD.shape[1] // k_1GTD.shape[1]
         k, v = k_1GTD.repeat_interleave(repeat, 1), v_1GTD.repeat_interleave(repeat, 1)
-        out = scaled_dot_product_attention(q_1HTD, k, v, is_causal=True, scale=scaling)
+        causal = self._mask is None
+        out = scaled_dot_product_attention(q_1HTD, k, v, attn_mask=self._mask, is_causal=causal, scale=scaling)
         return out.transpose(1, 2).contiguous()
 
 
 def _lower_right(piece: Piece, device: torch.device) -> Tensor | None:
     """A boolean mask: new token i sees everything before it. None when that is a plain causal square."""
-    new, before = piece.end - piece.start, len(piece.group.prefix) + piece.at
+    new, before = piece.end - piece.start, piece.group.before + piece.at
     if before == 0:
         return None
     return torch.ones(new, before + new, dtype=torch.bool, device=device).tril(before)

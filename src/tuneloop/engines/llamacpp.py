@@ -57,6 +57,12 @@ class LlamaCppEngine:
 
     def __init__(self, bundle: Bundle, config: EngineConfig) -> None:
         xllamacpp = need("xllamacpp", "llamacpp")
+        if bundle.virtual_tokens:
+            raise ModelError(
+                "GGUF cannot hold the virtual tokens of this adapter (prefix or prompt tuning)",
+                where=str(bundle.path),
+                hint="use engine.name: transformers, or train with method: lora",
+            )
         if bundle.kind != "gguf":
             raise ModelError(
                 f"llamacpp reads GGUF, and this bundle is a {bundle.kind}",

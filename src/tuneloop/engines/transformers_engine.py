@@ -19,7 +19,17 @@ from tuneloop.engines.base import Capabilities, too_long
 from tuneloop.engines.config import EngineConfig
 from tuneloop.engines.kv import Group, Pass, Piece, PrefixPass
 from tuneloop.errors import ServeError
-from tuneloop.models import ATTENTION, Bundle, Forest, causal_model, hidden_states, layout, load_model, register
+from tuneloop.models import (
+    ATTENTION,
+    Bundle,
+    Forest,
+    causal_model,
+    hidden_states,
+    layout,
+    load_model,
+    register,
+    root_keys_values,
+)
 from tuneloop.types import FinishReason, Request, TokenEvent
 
 MIN_PREFIX = 16
@@ -62,17 +72,20 @@ class TransformersEngine:
         if config.threads:
             torch.set_num_threads(config.threads)
         register()
-        self.model = load_model(bundle, merge=config.merge_adapter, dtype=config.dtype, device=config.device)
+        merge = config.merge_adapter and not bundle.virtual_tokens
+        self.model = load_model(bundle, merge=merge, dtype=config.dtype, device=config.device)
         inner = causal_model(self.model)
         inner.set_attn_implementation(ATTENTION)  # type: ignore[operator]
         self.device = next(self.model.parameters()).device
+        self._virtual, self._root = root_keys_values(self.model)
         text = inner.config.get_text_config()  # type: ignore[operator, union-attr]
+        context = config.context_of(getattr(text, "max_position_embeddings", None))
         self.capabilities = Capabilities(
             logprobs=True,
             seed=True,
             sampling=True,
             score=True,
-            max_context_tokens=config.context_of(getattr(text, "max_position_embeddings", None)),
+            max_context_tokens=None if context is None else context - self._virtual,
             max_running=config.max_running,
         )
         self._share = config.prefix_cache
@@ -180,18 +193,21 @@ class TransformersEngine:
         others = [r.prompt_ids for r in near] + list(self._recent) if self._share else []
         shared = _worth_sharing([_common(usable, other) for other in others])
         if shared >= max(MIN_PREFIX, 2 * len(best.prefix) if best else 0):
-            group = Group(usable[:shared])
+            group = self._group(usable[:shared])
             row = torch.tensor([group.prefix], device=self.device)
             hidden_states(self.model, row, PrefixPass(group, self.device))
         elif best is not None:
             return best
         else:
-            group = Group(())
+            group = self._group(())
         self._groups.append(group)
         idle = [g for g in self._groups if not g.lengths and g is not group]
         for old in idle[: max(0, len(idle) - IDLE_GROUPS)]:
             self._groups.remove(old)
         return group
+
+    def _group(self, prefix: tuple[int, ...]) -> Group:
+        return Group(prefix, shared=dict(self._root), virtual=self._virtual)
 
     def _choose(self, logits_BV: Tensor) -> list[TokenEvent]:
         """Draw a token for every sequence; finished ones leave the batch."""

@@ -34,9 +34,22 @@ from tuneloop.models.merge import Merged, MergeParity, merge_bundle
 from tuneloop.store import is_offline
 
 if TYPE_CHECKING:
-    from tuneloop.models.flat import ATTENTION, Forest, Layout, Node, causal_model, hidden_states, layout, register
+    from tuneloop.models.flat import (
+        ATTENTION,
+        Forest,
+        Layout,
+        Node,
+        backbone,
+        causal_model,
+        hidden_states,
+        layout,
+        register,
+    )
+    from tuneloop.models.virtual import root_keys_values
 
-_NEEDS_TORCH = ("ATTENTION", "Forest", "Layout", "Node", "causal_model", "hidden_states", "layout", "register")
+_NEEDS_TORCH = (
+    "ATTENTION", "Forest", "Layout", "Node", "backbone", "causal_model", "hidden_states", "layout", "register",
+)  # fmt: skip
 
 __all__ = [
     "ATTENTION",
@@ -53,6 +66,7 @@ __all__ = [
     "ModelConfig",
     "Node",
     "add_adapter",
+    "backbone",
     "causal_model",
     "dimensions_of",
     "estimate_inference_memory",
@@ -71,6 +85,7 @@ __all__ = [
     "quiet",
     "register",
     "resolve",
+    "root_keys_values",
     "save_adapter_bundle",
     "save_model_bundle",
     "seal",
@@ -82,6 +97,8 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Names that need torch load it on first use: the door stays light."""
+    if name == "root_keys_values":
+        return importlib.import_module("tuneloop.models.virtual").root_keys_values
     if name in _NEEDS_TORCH:
         return getattr(importlib.import_module("tuneloop.models.flat"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -66,6 +66,13 @@ class Bundle:
         return str(config.get("dtype") or config.get("torch_dtype") or "float32")
 
     @property
+    def virtual_tokens(self) -> int:
+        """Of prefix or prompt tuning: tokens in front of every prompt, which no merge can put into weights; else 0."""
+        file = self.path / "adapter_config.json"
+        config = read_object(file) if self.kind == "adapter" and file.is_file() else {}
+        return int(config.get("num_virtual_tokens") or 0)
+
+    @property
     def gguf_file(self) -> Path:
         """The GGUF file.
 

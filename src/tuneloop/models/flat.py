@@ -249,12 +249,12 @@ def attention(
             hint="train it with train.padding_free=false",
         )
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
+    if sliding_window is not None and getattr(flat, "longest", 0) > sliding_window:
+        raise ModelError(
+            f"a sequence of {flat.longest} tokens is longer than this model's sliding window of {sliding_window}",
+            hint="lower train.max_length_tokens, or set train.padding_free=false",
+        )
     if isinstance(flat, Layout):
-        if sliding_window is not None and flat.longest > sliding_window:
-            raise ModelError(
-                f"a sequence of {flat.longest} tokens is longer than this model's sliding window of {sliding_window}",
-                hint="lower train.max_length_tokens, or set train.padding_free=false",
-            )
         return attend(query, key, value, flat, scale), None
     out: Tensor = flat.attend(module.layer_idx, query, key, value, scale)
     return out, None
@@ -283,7 +283,14 @@ def backbone(model: nn.Module) -> nn.Module:
 
 
 def hidden_states(model: nn.Module, input_ids_1T: Tensor, plan: Any) -> Tensor:
-    """Last hidden states 1 x T x C of a flat row. ``plan`` is a Layout, or has ``position_ids_1T`` and ``attend``."""
+    """Last hidden states 1 x T x C of a flat row. ``plan`` is a Layout, or has ``position_ids_1T`` and ``attend``.
+
+    Under a Layout the virtual tokens of prefix and prompt tuning come in front of every row (virtual.py).
+    """
+    from tuneloop.models.virtual import hidden_states_under, virtual_tokens
+
+    if isinstance(plan, Layout) and (virtual := virtual_tokens(model)) is not None:
+        return hidden_states_under(model, virtual, input_ids_1T, plan)
     out = backbone(model)(
         input_ids=input_ids_1T, position_ids=plan.position_ids_1T, use_cache=False, attention_mask=None, flat=plan
     )

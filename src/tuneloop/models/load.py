@@ -44,7 +44,8 @@ def load_model(
 
     Raises:
         ModelError: The folder is broken, incomplete or of an architecture that transformers does not know; a dtype
-            that this family overflows; 4 bits asked of an adapter or a GGUF.
+            that this family overflows; 4 bits asked of an adapter or a GGUF; a merge of virtual tokens (prefix,
+            prompt tuning).
     """
     need("torch", "train")
     need("transformers", "train")
@@ -57,6 +58,12 @@ def load_model(
             hint="merge the adapter first: tuneloop merge" if bundle.kind == "adapter" else "give the original weights",
         )
     if bundle.kind == "adapter":
+        if merge and bundle.virtual_tokens:
+            raise ModelError(
+                f"the {bundle.virtual_tokens} virtual tokens of this adapter cannot be merged into weights",
+                where=str(bundle.path),
+                hint="serve it as it is with the engine transformers; to export a model, train with method: lora or full",
+            )
         base = load_model(need_base(bundle), dtype=dtype, device=str(place))
         return _with_adapter(base, bundle, merge)
     return _load_weights(bundle, dtype, place, four_bit)
@@ -147,9 +154,10 @@ def forget_quantization(model: Any) -> None:
 
 def _with_adapter(base: Any, bundle: Bundle, merge: bool) -> Any:
     need("peft", "train")
+    trainable = not merge and not bundle.virtual_tokens  # PEFT goes on with every kind but virtual tokens
     try:
         with quiet():
-            model = read_adapter(base, bundle.path, trainable=not merge)
+            model = read_adapter(base, bundle.path, trainable=trainable)
             return (merge_adapter(model) if merge else model).eval()
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ModelError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,17 @@ class Companion(Protocol):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from there."""
+
+
+@runtime_checkable
+class HoldsOptimizer(Protocol):
+    """A companion that also acts on the optimizer, and has something to say at the end."""
+
+    def attach(self, optimizer: torch.optim.Optimizer) -> None:
+        """Called once, before a checkpoint is restored."""
+
+    def finish(self) -> None:
+        """Called after the last step."""
 
 
 class Average:

@@ -208,8 +208,12 @@ class TrainConfig(Config):
             )
         if any(s.method == "staged" for s in self.stages):
             raise ValueError("a stage cannot be staged itself\nhint: list its stages here")
-        if any((s.method or "lora") in ("prefix", "prompt") for s in self.stages[:-1]):
-            raise ValueError("a prefix cannot be merged into the weights\nhint: make it the last stage")
+        methods = {s.method or "lora" for s in self.stages}
+        if methods & {"prefix", "prompt"} and len(methods) > 1:
+            raise ValueError(
+                "a prefix cannot be merged into the weights, so it cannot follow or precede a stage of another method"
+                "\nhint: train it in a run of its own, with model.name the bundle of this one"
+            )
         if (self.objective == "distil") != (self.distil is not None):
             raise ValueError(
                 "objective: distil and the section distil belong together\nhint: distil: {teacher: NAME_OR_FOLDER}"

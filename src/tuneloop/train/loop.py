@@ -22,7 +22,7 @@ from tuneloop.errors import Interrupted, ModelError
 from tuneloop.progress import Progress, log
 from tuneloop.rundir import METRICS, RunDir, write_atomic
 from tuneloop.train import checkpoint
-from tuneloop.train.companions import Average, Companion, Patience, tensors_of
+from tuneloop.train.companions import Average, Companion, HoldsOptimizer, Patience, tensors_of
 from tuneloop.train.config import TrainConfig
 from tuneloop.train.methods import companions_of
 from tuneloop.train.objectives import Objective, total_weight
@@ -92,6 +92,9 @@ class Loop:
         own: list[Companion] = [self.patience, *([self.average] if self.average else [])]
         self.companions = [*own, *companions_of(model, objective, examples, config)]
         self.optimizer = build_optimizer(self.parameters, config)
+        self.holders = [c for c in self.companions if isinstance(c, HoldsOptimizer)]
+        for holder in self.holders:
+            holder.attach(self.optimizer)
         self.live = checkpoint.Live(self.parameters, self.optimizer, self.companions)
         self.folder = Path(out.path) / start.folder
         self.clock = Clock()
@@ -195,6 +198,8 @@ class Loop:
 
     def _finish(self) -> Fitted:
         best_step = None
+        for holder in self.holders:
+            holder.finish()
         if self.average:
             for name, value in self.average.average.items():
                 self.parameters[name].data.copy_(value)

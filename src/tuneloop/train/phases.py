@@ -20,7 +20,7 @@ from tuneloop.rundir import RunDir
 from tuneloop.train import checkpoint, loop
 from tuneloop.train.companions import tensors_of
 from tuneloop.train.config import ADAPTERS, TrainConfig
-from tuneloop.train.methods import merge, prepare
+from tuneloop.train.methods import border, merge, prepare
 from tuneloop.train.objectives import Objective
 from tuneloop.train.optimise import trained_parameters
 from tuneloop.train.plan import BatchPlan
@@ -87,11 +87,14 @@ def train_phases(
             continue
         if not alone:
             log(f"  {start.name}: {phase.method}, {len(plan.steps)} steps at {phase.peak_learning_rate:g}")
-        objective = objective_of(model, phase)
+        objective = border.from_border(
+            model, objective_of(model, phase), examples, validation, plan, phase, place.parent
+        )
         fitted = loop.fit(model, objective, examples, validation, plan, phase, out, start)
         if not alone:
             facts = {"fitted": asdict(fitted), "plan_hash": plan.hash}
             checkpoint.save_weights(place, tensors_of(parameters), facts)
+            border.forget(place.parent)
     # One adapter from the first stage to the last is an adapter of the base; after a merge it is not.
     adapter = wrapped is not None and all(_same_adapter(phases[0], p) for p in phases)
     if wrapped is not None and not adapter:

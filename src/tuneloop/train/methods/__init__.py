@@ -1,8 +1,11 @@
 """The seam ``Method``: model -> which parameters train.
 
 whole.py   full: the model's own weights
+freeze.py  a part of them (border.py: what the frozen layers give is computed once)
+select.py  the layers that matter, chosen again and again
 lora.py    adapters: lora, rslora, dora, lora+, qlora
 targets.py which layers take them
+prefix.py  virtual tokens in front of every row
 """
 
 from __future__ import annotations
@@ -13,7 +16,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 from tuneloop.models import merge_adapter
 from tuneloop.train.companions import Companion
 from tuneloop.train.config import LORA_FAMILY, TrainConfig
+from tuneloop.train.methods.freeze import freeze
 from tuneloop.train.methods.lora import four_bit, lora, plus_scale
+from tuneloop.train.methods.prefix import prefix, prompt
+from tuneloop.train.methods.select import Selection, select
 from tuneloop.train.methods.targets import linear_layers
 from tuneloop.train.methods.whole import full
 
@@ -32,7 +38,14 @@ class Method(Protocol):
         """The model to train, with ``requires_grad`` set on every parameter."""
 
 
-METHODS: dict[str, Method] = {"full": full, **dict.fromkeys(LORA_FAMILY, lora)}
+METHODS: dict[str, Method] = {
+    "full": full,
+    "freeze": freeze,
+    "select": select,
+    **dict.fromkeys(LORA_FAMILY, lora),
+    "prefix": prefix,
+    "prompt": prompt,
+}
 
 
 def learning_rate_scale(parameter: str, config: TrainConfig) -> float:
@@ -53,7 +66,7 @@ def companions_of(
     model: nn.Module, objective: Any, examples: Sequence[Example], config: TrainConfig
 ) -> list[Companion]:
     """What a method needs beside the loop."""
-    return []
+    return [Selection(model, objective, examples, config)] if config.method == "select" else []
 
 
 def merge(model: nn.Module) -> nn.Module:

@@ -13,9 +13,10 @@ if TYPE_CHECKING:
 def full(model: nn.Module, config: TrainConfig) -> nn.Module:
     """Every parameter trains, except the router of a mixture of experts: a moving router forgets its balance."""
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(not _is_router(name))
+        parameter.requires_grad_(not is_router(name))
     return model
 
 
-def _is_router(name: str) -> bool:
+def is_router(name: str) -> bool:
+    """Whether a parameter decides which experts a token goes to."""
     return name.endswith((".mlp.gate.weight", ".mlp.gate.e_score_correction_bias", ".router.weight"))

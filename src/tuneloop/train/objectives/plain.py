@@ -29,6 +29,7 @@ class PlainSft:
             real_BT[b, :n] = 1
             labels_BT[b, :n] = torch.where(torch.tensor(example.loss_mask), ids_BT[b, :n], -100)
         logits_BTV = model(input_ids=ids_BT.to(device), attention_mask=real_BT.to(device), use_cache=False).logits
+        logits_BTV = logits_BTV[:, -longest:]  # prompt tuning: the virtual tokens in front predict nothing
         # Flattened to (B T) x V: over a strided class dimension torch's float32 sum is only good to 3e-5.
         loss_BT = cross_entropy(
             logits_BTV[:, :-1].float().flatten(0, 1),
