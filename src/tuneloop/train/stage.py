@@ -7,6 +7,7 @@ import resource
 import shutil
 import sys
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from tuneloop.progress import log
 from tuneloop.rundir import RunDir, read_json, write_atomic
 from tuneloop.train.config import TrainConfig
 from tuneloop.train.rows import tokenise
+from tuneloop.train.teaching import open_teacher
 from tuneloop.types import Example
 
 if TYPE_CHECKING:
@@ -63,6 +65,7 @@ def run(
     seed: int = 0,
     dtype: str = "auto",
     chat_template: str | None = None,
+    teacher: Path | None = None,
 ) -> TrainResult:
     """Train on ``train.jsonl``, watch ``validation.jsonl``, write a bundle.
 
@@ -74,6 +77,7 @@ def run(
         seed: Of the adapters' start and the batch plan.
         dtype: Of the weights; see ``tuneloop.models.load_model``.
         chat_template: For a tokenizer that has none; see ``tuneloop.chat.Chat``.
+        teacher: The model folder to learn from, for ``objective: distil``.
 
     Raises:
         DataError: No usable training row.
@@ -94,13 +98,15 @@ def run(
     write_atomic(out / PLAN, json.dumps({"ids": [e.id for e in examples], "stages": [p.to_json() for p in plans]}))
     tokens, steps = sum(len(e.input_ids) for e in examples), sum(len(p.steps) for p in plans)
     log(f"  {len(examples):,} rows, {tokens:,} tokens, {steps} steps")
+    student = load_model(model_folder, dtype=dtype)
+    known = open_teacher(config, teacher, student, tokenizer, [*examples, *validation], out, dtype=dtype)
     trained = train_phases(
-        load_model(model_folder, dtype=dtype),
+        student,
         config,
         examples,
         validation,
         lambda number, _: plans[number],
-        objectives.create,
+        partial(objectives.create, teacher=known),
         out,
     )
     model: Any = trained.model
