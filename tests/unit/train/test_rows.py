@@ -208,3 +208,24 @@ def test_an_empty_text_is_left_out_with_its_reason(tmp_path: Path) -> None:
 def test_a_long_text_can_be_dropped_when_asked_for(tmp_path: Path) -> None:
     found = rows_of(tmp_path, [text("word " * 99)], objective="pretrain", max_length_tokens=8, too_long="drop")
     assert found.left_out == {"longer than 8 tokens": 1}
+
+
+def without_end(folder: Path, *texts: str) -> Rows:
+    """Texts whose tokenizer puts nothing before or after them: one of a single token has nothing to predict."""
+    tokenizer = tiny_tokenizer("chatml")
+    tokenizer.eos_token = None
+    records = [text(words, str(i)) for i, words in enumerate(texts)]
+    (folder / "train.jsonl").write_text("".join(json.dumps(r.to_json()) + "\n" for r in records), encoding="utf-8")
+    return tokenise(Chat(tokenizer), folder, "train", TrainConfig(objective="pretrain"))
+
+
+def test_a_row_without_a_label_is_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = without_end(tmp_path, "a", "a longer text")
+    assert [e.id for e in found.examples] == ["1"]
+    assert found.left_out == {"no token to learn": 1}
+    assert "warning: 1 examples of train have no token to learn and are left out" in capsys.readouterr().err
+
+
+def test_only_rows_without_a_label_are_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"nothing to train on \(2 rows: no token to learn\)"):
+        without_end(tmp_path, "a", "b").require(tmp_path)
