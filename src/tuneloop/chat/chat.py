@@ -114,6 +114,13 @@ class Chat:
             ids = ids[1:]
         return ids if ids[: len(self._bos)] == self._bos else self._bos + ids
 
+    def text_ids(self, text: str) -> tuple[int, ...]:
+        """A document for continued pretraining: the beginning-of-text token where the tokenizer itself puts one in
+        front, the text, the tokenizer's end-of-text token where it has one. Control words inside the text stay text."""
+        hidden = Hidden(self._control)
+        eos = self.tokenizer.eos_token_id
+        return self._bos + self._ids(hidden.text(text), hidden.words) + (() if eos is None else (int(eos),))
+
     def answer_ids(self, message: Message, prompt: str) -> tuple[int, ...]:
         """What the model must produce after ``prompt``: reasoning, content, calls and the end-of-turn token.
 

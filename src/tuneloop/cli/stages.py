@@ -199,6 +199,7 @@ def _about_training(found: Any) -> Iterator[str]:
     yield f"{found.trained_parameters:,} of {found.parameters:,} parameters trained ({share:.2f} %)"
     yield f"{found.tokens_per_s:.0f} tokens/s, peak memory {found.peak_memory_bytes / 1e9:.2f} GB"
     yield from (f"left out: {n} rows, {why}" for why, n in found.left_out.items())
+    yield from (f"left out of rows that are trained: {n} parts, {why}" for why, n in found.parts_left_out.items())
 
 
 def _about_evaluation(found: Any) -> Iterator[str]:

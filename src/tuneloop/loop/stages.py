@@ -206,13 +206,16 @@ class Loop:
     def _train(self) -> _Plan[train.TrainResult]:
         config, records, base = self.config.train, self._records, self._base()
         model, seed = self._model_config, self.config.seed
+        teacher = models.resolve(models.ModelConfig(name=config.distil.teacher)) if config.distil else None
+        taught = {"teacher": models.fingerprint(teacher)} if teacher else {}
 
         def work(out: RunDir) -> train.TrainResult:
             return train.run(
-                config, base, records, out, seed=seed, dtype=model.dtype, chat_template=model.chat_template
-            )
+                config, base, records, out,
+                seed=seed, dtype=model.dtype, chat_template=model.chat_template, teacher=teacher,
+            )  # fmt: skip
 
-        return config, self._inputs("data", model=self._model_hash(), seed=str(seed)), work, train.load
+        return config, self._inputs("data", model=self._model_hash(), seed=str(seed), **taught), work, train.load
 
     def _evaluate_base(self) -> _Plan[evaluate.Evaluation]:
         base = self._base()

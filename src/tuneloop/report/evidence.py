@@ -162,6 +162,7 @@ def training(facts: Gathered) -> Html:
         ["Parameters trained", f"{train['trained_parameters']:,} of {train['parameters']:,} ({share:.2%})"],
         ["Peak memory of the process", words.size(train["peak_memory_bytes"])],
         *([f"Rows left out: {why}", f"{n:,}"] for why, n in train.get("left_out", {}).items()),
+        *([f"Parts left out of these rows: {why}", f"{n:,}"] for why, n in train.get("parts_left_out", {}).items()),
     ]
     return page.table(["", ""], rows)
 

@@ -1,6 +1,7 @@
 """Training: examples -> batches -> loss -> checkpoints -> bundle.
 
 config.py      what can be set (sections.py: its parts)
+rows.py        records -> examples (texts.py: token runs of documents; weighing.py: what a row weighs)
 plan.py        which rows make which step
 batch.py       rows -> one flat row, shared beginnings once
 objectives/    (model, rows) -> loss: the fast forms and the plain oracle
@@ -15,7 +16,8 @@ stage.py       records -> bundle
 """
 
 from tuneloop.train.config import TrainConfig
+from tuneloop.train.rows import Rows, tokenise
 from tuneloop.train.sections import LoraConfig
-from tuneloop.train.stage import TrainResult, load, run, tokenise
+from tuneloop.train.stage import TrainResult, load, run
 
-__all__ = ["LoraConfig", "TrainConfig", "TrainResult", "load", "run", "tokenise"]
+__all__ = ["LoraConfig", "Rows", "TrainConfig", "TrainResult", "load", "run", "tokenise"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import Field, model_validator
 
@@ -163,14 +163,18 @@ class TrainConfig(Config):
     max_length_tokens: int = Field(2048, ge=8)
     """Longer rows are handled as ``too_long`` says, never cut silently: a cut row would lose its end token."""
 
-    too_long: Literal["drop", "split", "fail"] = "drop"
-    """Rows over the limit: left out and counted; split into several rows between turns or (texts) anywhere; or an error."""
+    too_long: Literal["drop", "split", "fail"] | None = None
+    """Rows over the limit: left out and counted; split into several between turns or (pretrain) anywhere; or an error.
+    Default: split for pretrain, else drop."""
 
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     """Share of the probability that goes to all tokens alike."""
 
-    source_weights: Mapping[str, float] = {}
-    """Weight of the rows of a source: its file or table name, or a pattern ('faq*.jsonl'); others weigh 1."""
+    source_weights: Mapping[str, Annotated[float, Field(ge=0)]] = {}
+    """Weight of the rows of a source: its file, table or maker, or a pattern ('faq*.jsonl'); others weigh 1."""
+
+    weight_column: str | None = None
+    """Column with the weight of each row; records keep it with ``data.keep_columns``. An empty one weighs 1."""
 
     validation: ValidationConfig = ValidationConfig()
     """When to look at validation rows, and when to stop."""
@@ -223,6 +227,10 @@ class TrainConfig(Config):
     @property
     def peak_learning_rate(self) -> float:
         return self.learning_rate or DEFAULT_LEARNING_RATE[self.method]
+
+    @property
+    def handles_too_long(self) -> Literal["drop", "split", "fail"]:
+        return self.too_long or ("split" if self.objective == "pretrain" else "drop")
 
     def phases(self) -> tuple[TrainConfig, ...]:
         """One configuration for each stage (of an ordinary run: itself)."""

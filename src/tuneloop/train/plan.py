@@ -33,6 +33,7 @@ def draw(
     accumulation_steps: int = 1,
     tokens_per_step: int | None = None,
     max_tokens_per_pass: int | None = None,
+    pack_tokens: int | None = None,
     epochs: float = 1.0,
     max_steps: int | None = None,
     seed: int = 0,
@@ -48,17 +49,24 @@ def draw(
         accumulation_steps: Micro-batches of a step.
         tokens_per_step: Gather rows until a step holds this many tokens, instead of batch_size x accumulation_steps rows.
         max_tokens_per_pass: Tokens of a micro-batch, at most (a longer row goes alone).
+        pack_tokens: Packing: a "row" of ``batch_size`` is this many tokens of whole rows, however many these are. A step
+            takes rows as long as they fit, a micro-batch holds at most batch_size x pack_tokens tokens.
         epochs: Passes over the rows; may be fractional.
         max_steps: Stop there, whatever ``epochs`` says.
         seed: Of the permutations.
     """
     steps: list[tuple[tuple[int, ...], ...]] = []
     ends: list[int] = []
+    rows, full = batch_size * accumulation_steps, False
+    if pack_tokens is not None:
+        max_tokens_per_pass = min(max_tokens_per_pass or batch_size * pack_tokens, batch_size * pack_tokens)
+        tokens_per_step, full = tokens_per_step or rows * pack_tokens, tokens_per_step is None
+        batch_size = len(lengths_tokens)
     last = max(1, math.ceil(epochs))
     for epoch in range(last):
         order = list(range(len(lengths_tokens)))
         random.Random(f"{seed}/{epoch}").shuffle(order)
-        groups = list(_groups(order, lengths_tokens, batch_size * accumulation_steps, tokens_per_step))
+        groups = list(_groups(order, lengths_tokens, rows, tokens_per_step, full=full))
         if epoch == last - 1 and (part := epochs - (last - 1)) < 1:
             groups = groups[: max(1, math.ceil(len(groups) * part))]
         steps += [_spread(group, lengths_tokens, batch_size, max_tokens_per_pass) for group in groups]
@@ -69,14 +77,19 @@ def draw(
     return BatchPlan(tuple(steps), tuple(ends))
 
 
-def _groups(order: Sequence[int], lengths: Sequence[int], rows: int, tokens: int | None) -> Iterator[Sequence[int]]:
-    """The rows of each optimizer step of one epoch."""
+def _groups(
+    order: Sequence[int], lengths: Sequence[int], rows: int, tokens: int | None, *, full: bool
+) -> Iterator[Sequence[int]]:
+    """The rows of each optimizer step of one epoch; with ``full``, ``tokens`` is never passed (by rows that fit at all)."""
     if tokens is None:
         yield from (order[at : at + rows] for at in range(0, len(order), rows))
         return
     group: list[int] = []
     held = 0
     for row in order:
+        if full and group and held + lengths[row] > tokens:
+            yield group
+            group, held = [], 0
         group.append(row)
         held += lengths[row]
         if held >= tokens:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from tuneloop.config import Config
+from tuneloop.models import looks_local
 
 
 class LoraConfig(Config):
@@ -97,7 +99,15 @@ class DistilConfig(Config):
     """jsd: how much of the teacher is in the mixture (Agarwal et al., 2024, arXiv:2306.13649)."""
 
     top_k: int = Field(0, ge=0)
-    """0: the teacher runs beside the student. Otherwise its k best logits a token are computed once and kept on disk."""
+    """0: the teacher runs beside the student. Otherwise its k best tokens and the mass of the rest are computed once."""
+
+    @field_validator("teacher")
+    @classmethod
+    def _relative_to_file(cls, name: str, info: ValidationInfo) -> str:
+        folder = (info.context or {}).get("folder")
+        if folder is None or not looks_local(name) or Path(name).expanduser().is_absolute():
+            return name
+        return str(Path(folder) / name)
 
 
 class OptimizerConfig(Config):

@@ -6,14 +6,12 @@ import json
 import resource
 import shutil
 import sys
-from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tuneloop.chat import Chat
-from tuneloop.data import read_records
-from tuneloop.errors import DataError
 from tuneloop.models import (
     Bundle,
     load_model,
@@ -22,10 +20,12 @@ from tuneloop.models import (
     save_adapter_bundle,
     save_model_bundle,
 )
-from tuneloop.progress import log, track
+from tuneloop.progress import log
 from tuneloop.rundir import RunDir, read_json, write_atomic
 from tuneloop.train.config import TrainConfig
-from tuneloop.types import Dropped, Example, Split
+from tuneloop.train.rows import tokenise
+from tuneloop.train.teaching import open_teacher
+from tuneloop.types import Example
 
 if TYPE_CHECKING:
     from tuneloop.train.phases import Trained
@@ -36,7 +36,8 @@ BUNDLE, RESULT, PLAN = "bundle", "train.json", "plan.json"
 
 @dataclass(frozen=True, slots=True)
 class TrainResult:
-    """A finished training. Losses are nats per label token; ``left_out`` counts rows by reason."""
+    """A finished training. Losses are nats per label token. ``rows_in`` = ``rows`` trained + those that ``left_out`` counts
+    by reason; ``examples`` were made of them, and ``parts_left_out`` counts what is missing from trained rows."""
 
     bundle: Bundle
     steps: int
@@ -50,6 +51,9 @@ class TrainResult:
     rows: int
     left_out: dict[str, int]
     peak_memory_bytes: int
+    rows_in: int = 0
+    examples: int = 0
+    parts_left_out: dict[str, int] = field(default_factory=dict)
 
 
 def run(
@@ -61,6 +65,7 @@ def run(
     seed: int = 0,
     dtype: str = "auto",
     chat_template: str | None = None,
+    teacher: Path | None = None,
 ) -> TrainResult:
     """Train on ``train.jsonl``, watch ``validation.jsonl``, write a bundle.
 
@@ -72,6 +77,7 @@ def run(
         seed: Of the adapters' start and the batch plan.
         dtype: Of the weights; see ``tuneloop.models.load_model``.
         chat_template: For a tokenizer that has none; see ``tuneloop.chat.Chat``.
+        teacher: The model folder to learn from, for ``objective: distil``.
 
     Raises:
         DataError: No usable training row.
@@ -86,26 +92,22 @@ def run(
     torch.manual_seed(seed)
     tokenizer = load_tokenizer(model_folder)
     chat = Chat(tokenizer, template=chat_template)
-    examples, left_out = tokenise(chat, records_folder, "train", config.max_length_tokens)
-    validation, _ = tokenise(chat, records_folder, "validation", config.max_length_tokens)
-    if not examples:
-        reasons = "; ".join(f"{n} rows: {why}" for why, n in left_out.items()) or "the training split is empty"
-        raise DataError(
-            f"nothing to train on ({reasons})",
-            where=str(records_folder),
-            hint="raise train.max_length_tokens, or see report.html there",
-        )
+    rows = tokenise(chat, records_folder, "train", config)
+    rows.require(records_folder)
+    examples, validation = rows.examples, tokenise(chat, records_folder, "validation", config).examples
     plans = [_plan(examples, phase, seed + number) for number, phase in enumerate(config.phases())]
     write_atomic(out / PLAN, json.dumps({"ids": [e.id for e in examples], "stages": [p.to_json() for p in plans]}))
     tokens, steps = sum(len(e.input_ids) for e in examples), sum(len(p.steps) for p in plans)
     log(f"  {len(examples):,} rows, {tokens:,} tokens, {steps} steps")
+    student = load_model(model_folder, dtype=dtype, four_bit=four_bit)
+    known = open_teacher(config, teacher, student, tokenizer, [*examples, *validation], out, dtype=dtype)
     trained = train_phases(
-        load_model(model_folder, dtype=dtype, four_bit=four_bit),
+        student,
         config,
         examples,
         validation,
         lambda number, _: plans[number],
-        objectives.create,
+        partial(objectives.create, teacher=known),
         out,
         seed,
     )
@@ -116,9 +118,12 @@ def run(
         **asdict(trained.fitted),
         trained_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
         parameters=sum(p.numel() for p in model.parameters()),
-        rows=len(examples),
-        left_out=dict(left_out),
+        rows=rows.rows,
+        left_out=dict(rows.left_out),
         peak_memory_bytes=_peak_memory_bytes(),
+        rows_in=rows.rows_in,
+        examples=len(examples),
+        parts_left_out=dict(rows.parts_left_out),
     )
     out.write_json(RESULT, {k: getattr(result, k) for k in result.__slots__ if k != "bundle"} | {"seed": seed})
     loop.forget(out)
@@ -132,23 +137,6 @@ def load(out: RunDir) -> TrainResult:
     return TrainResult(bundle=open_bundle(out / BUNDLE), **facts)
 
 
-def tokenise(chat: Chat, records_folder: Path, split: Split, max_length: int) -> tuple[list[Example], Counter[str]]:
-    """Examples of a split, and why rows were left out (too long, or what ``Chat.examples`` could not encode)."""
-    kept: list[Example] = []
-    lost: list[Dropped] = []
-    left_out: Counter[str] = Counter()
-    for record in track(read_records(records_folder, split), f"tokenising {split}", unit="rows"):
-        for example in chat.examples(record, dropped=lost):
-            if len(example.input_ids) > max_length:
-                left_out[f"longer than {max_length} tokens"] += 1
-            else:
-                kept.append(example)
-    left_out.update(row.reason for row in lost)
-    for why, n in left_out.items():
-        log(f"  {split}: {n} rows left out: {why}")
-    return kept, left_out
-
-
 def _plan(examples: list[Example], config: TrainConfig, seed: int) -> BatchPlan:
     from tuneloop.train.plan import draw
 
@@ -158,6 +146,7 @@ def _plan(examples: list[Example], config: TrainConfig, seed: int) -> BatchPlan:
         accumulation_steps=config.accumulation_steps,
         tokens_per_step=config.tokens_per_step,
         max_tokens_per_pass=config.memory.max_tokens_per_pass,
+        pack_tokens=config.max_length_tokens if config.objective == "pretrain" else None,
         epochs=config.epochs,
         max_steps=config.max_steps,
         seed=seed,

@@ -1,7 +1,11 @@
 """The seam ``Objective``: (model, rows) -> loss. One loop serves all of them.
 
-flat.py    supervised fine-tuning on a flat row (the fast form)
-plain.py   the same, padded, with all logits (the oracle)
+flat.py         next-token cross-entropy on a flat row (the fast form); sft and pretrain differ in their rows only
+plain.py        the same, padded, with all logits (the oracle)
+distil.py       a teacher's distribution mixed with the labels, flat and plain
+divergence.py   KL both ways, JSD, top k
+teacher.py      what is known of a teacher; cached.py: its best tokens, kept on the disk
+noise.py        NEFTune
 """
 
 from __future__ import annotations
@@ -13,12 +17,29 @@ from torch import Tensor, nn
 
 from tuneloop.errors import ModelError
 from tuneloop.models import ATTENTION, causal_model, register
+from tuneloop.progress import log
 from tuneloop.train.config import TrainConfig
+from tuneloop.train.objectives.distil import FlatDistil, PlainDistil
 from tuneloop.train.objectives.flat import FlatSft
+from tuneloop.train.objectives.noise import Noisy
 from tuneloop.train.objectives.plain import PlainSft
+from tuneloop.train.objectives.teacher import Teacher, refuse_changed_logits
+from tuneloop.train.sections import DistilConfig
 from tuneloop.types import Example
 
-__all__ = ["FlatSft", "Objective", "PlainSft", "create", "sft", "total_weight"]
+__all__ = [
+    "FlatDistil",
+    "FlatSft",
+    "Noisy",
+    "Objective",
+    "PlainDistil",
+    "PlainSft",
+    "Teacher",
+    "create",
+    "distillation",
+    "sft",
+    "total_weight",
+]
 
 
 class Objective(Protocol):
@@ -33,37 +54,69 @@ def total_weight(examples: Sequence[Example]) -> float:
     return sum(e.weight * e.label_tokens for e in examples)
 
 
-def create(model: nn.Module, config: TrainConfig) -> Objective:
+def create(model: nn.Module, config: TrainConfig, teacher: Teacher | None = None) -> Objective:
     """The objective that a configuration asks for.
 
+    Args:
+        model: The prepared model; its attention is set to match.
+        config: Which objective, and how it is computed.
+        teacher: For ``objective: distil``.
+
     Raises:
-        ModelError: The model cannot be computed the way the configuration asks for.
+        ModelError: The model cannot be computed the way the configuration asks for, or there is no teacher.
     """
-    memory = config.memory
-    return sft(
-        model,
-        padding_free=memory.padding_free,
-        share_prefixes=memory.share_prefixes,
-        label_smoothing=config.label_smoothing,
-    )
+    noise, how = config.optimizer.neftune_alpha, config.memory
+    if noise and how.padding_free and how.share_prefixes:
+        log("  NEFTune gives every row noise of its own: beginnings are not shared")
+    options: dict[str, Any] = {
+        "padding_free": how.padding_free,
+        "share_prefixes": how.share_prefixes and not noise,
+        "label_smoothing": config.label_smoothing,
+    }
+    if config.distil is None:
+        made = sft(model, **options)
+    elif teacher is None:
+        raise ModelError("there is no teacher to learn from", hint="give train.run the folder of the teacher")
+    else:
+        made = distillation(model, teacher, config.distil, **options)
+    return Noisy(made, noise) if noise else made
 
 
 def sft(model: nn.Module, *, padding_free: bool, share_prefixes: bool, label_smoothing: float) -> Objective:
-    """The objective of supervised fine-tuning, with the model's attention set to match.
+    """Cross-entropy of the next token, with the model's attention set to match.
 
     Raises:
         ModelError: The model changes its logits after the output head, which the flat form does not know.
     """
-    inner: Any = causal_model(model)
+    _set_attention(model, padding_free)
     if not padding_free:
-        inner.set_attn_implementation("sdpa")
         return PlainSft(label_smoothing=label_smoothing)
-    text = inner.config.get_text_config()
-    odd = [n for n in ("final_logit_softcapping", "logits_scaling", "logit_scale") if getattr(text, n, None)]
-    if odd:
-        raise ModelError(
-            f"{type(inner).__name__} changes its logits ({odd[0]})", hint="set train.padding_free=false for this model"
-        )
-    register()
-    inner.set_attn_implementation(ATTENTION)
     return FlatSft(share_prefixes=share_prefixes, label_smoothing=label_smoothing)
+
+
+def distillation(
+    model: nn.Module,
+    teacher: Teacher,
+    config: DistilConfig,
+    *,
+    padding_free: bool,
+    share_prefixes: bool,
+    label_smoothing: float,
+) -> Objective:
+    """Distance to a teacher mixed with the labels; teacher and student are both flat or both padded.
+
+    Raises:
+        ModelError: See ``sft``.
+    """
+    _set_attention(model, padding_free)
+    if not padding_free:
+        return PlainDistil(teacher, config, label_smoothing=label_smoothing)
+    return FlatDistil(teacher, config, share_prefixes=share_prefixes, label_smoothing=label_smoothing)
+
+
+def _set_attention(model: nn.Module, padding_free: bool) -> None:
+    inner: Any = causal_model(model)
+    refuse_changed_logits(inner, padding_free)
+    if padding_free:
+        register()
+    inner.set_attn_implementation(ATTENTION if padding_free else "sdpa")

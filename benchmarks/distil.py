@@ -1,0 +1,234 @@
+"""Does a distilled student beat the same student trained on labels alone, on rows that neither has seen?
+
+    python benchmarks/distil.py [--seeds 3] [--data FOLDER]
+
+The 25 largest classes of Banking77. The students, small Llamas with random start, get 500 labelled rows (20 of each
+class); the teacher, a larger one with random start, was trained on the other training rows and has never seen these: of
+rows that it knows by heart a teacher says no more than their labels do. All arms of a seed have the same start, rows, order,
+steps and rate, and each keeps the weights of its own best validation (300 rows on which nobody trains), so that
+overfitting is not what is measured. Distillation has the product's defaults. Held out: the test split without texts that stand in
+training.
+
+Metrics: label loss (nats an answer, teacher-forced) and accuracy (the greedy answer is the class, token for token). The
+difference to labels alone is the mean over rows of the mean over seeds, with a paired bootstrap interval over rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import random
+import sys
+import tempfile
+import time
+from collections import Counter, defaultdict
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+import harness
+
+CLASSES, VALIDATION_ROWS, ROWS_A_CLASS = 25, 300, 20
+TEMPLATE = (
+    "{% for message in messages %}{{ message['content'] + ('<|end|>' if message['role'] == 'assistant' else '<|ask|>') }}"
+    "{% endfor %}"
+)
+TEACHER = {"hidden": 128, "layers": 2, "epochs": 6, "learning_rate": 2e-3, "batch_size": 32}
+STUDENT = {"hidden": 64, "layers": 2, "epochs": 15, "learning_rate": 2e-3, "batch_size": 16}
+BASELINE = "labels alone"
+ARMS: dict[str, dict[str, Any]] = {
+    BASELINE: {},
+    "labels alone, smoothed 0.1": {"label_smoothing": 0.1},
+    "distilled": {"distil": {}},
+    "distilled, top 16 cached": {"distil": {"top_k": 16}},
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--data", type=Path, default=harness.ROOT.parent / "shared" / "data" / "intent_en")
+    options = parser.parse_args()
+    begun = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        found = compare(Path(folder), options.data, options.seeds)
+    report(found, options.seeds, time.monotonic() - begun)
+
+
+def compare(folder: Path, data: Path, seeds: int) -> dict[str, dict[str, list[list[float]]]]:
+    """Arm -> metric -> seed -> a number for each held-out row (the teacher is one more arm)."""
+    train, test = read(data / "banking77_train.csv"), read(data / "banking77_test.csv")
+    largest = {label for label, _ in Counter(label for _, label in train).most_common(CLASSES)}
+    train, test = ([row for row in rows if row[1] in largest] for rows in (train, test))
+    seen = {text for text, _ in train}
+    held_out = [row for row in test if row[0] not in seen]
+    random.Random(0).shuffle(train)
+    validation, known = train[:VALIDATION_ROWS], train[VALIDATION_ROWS:]
+    tokenizer = make_tokenizer([part for row in known for part in row])
+    rows, others = few(known)
+    write_records(folder / "few", rows, validation)
+    write_records(folder / "others", others, validation)
+    start = make_model(folder / "teacher-start", tokenizer, TEACHER, seed=0)
+    teacher = fit(folder, "teacher", start, folder / "others", TEACHER, 0)
+    found: dict[str, dict[str, list[list[float]]]] = defaultdict(lambda: defaultdict(list))
+    judge(found["teacher"], teacher, held_out)
+    print({m: sum(v[0]) / len(v[0]) for m, v in found["teacher"].items()}, file=sys.stderr, flush=True)
+    for seed in range(seeds):
+        start = make_model(folder / f"student-start-{seed}", tokenizer, STUDENT, seed=100 + seed)
+        for number, (arm, more) in enumerate(ARMS.items()):
+            student = fit(folder, f"{seed}-{number}", start, folder / "few", STUDENT, seed, teacher, more)
+            judge(found[arm], student, held_out)
+            said = {m: sum(v[-1]) / len(v[-1]) for m, v in found[arm].items()}
+            print(f"seed {seed} {arm}: {said}", file=sys.stderr, flush=True)
+    return found
+
+
+def read(path: Path) -> list[tuple[str, str]]:
+    with path.open(encoding="utf-8") as file:
+        return [(row["text"], row["category"]) for row in csv.DictReader(file)]
+
+
+def few(rows: list[tuple[str, str]]) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """The first ``ROWS_A_CLASS`` rows of each class, and the others."""
+    taken: Counter[str] = Counter()
+    chosen, others = [], []
+    for row in rows:
+        taken[row[1]] += 1
+        (chosen if taken[row[1]] <= ROWS_A_CLASS else others).append(row)
+    return chosen, others
+
+
+def make_tokenizer(texts: list[str]) -> Any:
+    """A byte-level BPE of 2,000 tokens."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    special = ["<|ask|>", "<|end|>"]
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer, made.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    made.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(vocab_size=2000, special_tokens=special, initial_alphabet=alphabet, show_progress=False),
+    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=made, eos_token="<|end|>", pad_token="<|end|>")
+    tokenizer.chat_template = TEMPLATE
+    return tokenizer
+
+
+def make_model(folder: Path, tokenizer: Any, size: dict[str, Any], *, seed: int) -> Path:
+    """A model folder with random weights."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(seed)
+    hidden = size["hidden"]
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=hidden, intermediate_size=3 * hidden, num_hidden_layers=size["layers"],
+        num_attention_heads=4, num_key_value_heads=4, max_position_embeddings=512, tie_word_embeddings=True,
+        bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def write_records(folder: Path, train: list[tuple[str, str]], validation: list[tuple[str, str]]) -> None:
+    from tuneloop.types import Message, Record, record_id
+
+    folder.mkdir()
+    for split, rows in (("train", train), ("validation", validation)):
+        with (folder / f"{split}.jsonl").open("w", encoding="utf-8") as file:
+            for number, (text, label) in enumerate(rows):
+                origin = f"{split}.csv:{number}"
+                said = (Message("user", text), Message("assistant", label))
+                file.write(json.dumps(Record(record_id(text, origin), said, label, origin).to_json()) + "\n")
+
+
+def fit(
+    folder: Path, name: str, start: Path, records: Path, size: dict[str, Any], seed: int,
+    teacher: Path | None = None, more: dict[str, Any] | None = None,
+) -> Path:  # fmt: skip
+    """Train with the product's own stage; returns the folder of the bundle."""
+    from tuneloop import train
+    from tuneloop.rundir import RunDir
+    from tuneloop.train import TrainConfig
+
+    options = {k: size[k] for k in ("epochs", "learning_rate", "batch_size")} | (more or {})
+    distil = options.get("distil")
+    if distil is not None:
+        options |= {"objective": "distil", "distil": distil | {"teacher": str(teacher)}}
+    config = TrainConfig(
+        method="full", trackers=(), validation={"keep": "best"}, checkpoint={"every_steps": 10**6},
+        optimizer={"weight_decay": 0.1, "warmup_ratio": 0.1}, **options,
+    )  # fmt: skip
+    out = RunDir(folder / f"run-{name}")
+    out.path.mkdir()
+    done = train.run(config, start, records, out, seed=seed, teacher=None if distil is None else teacher)
+    print(f"  {name}: best after step {done.best_step} of {done.steps}", file=sys.stderr, flush=True)
+    return done.bundle.path
+
+
+def judge(found: dict[str, list[list[float]]], model_folder: Path, rows: list[tuple[str, str]]) -> None:
+    """Append label loss and correctness of every row. The greedy answer is right when every token of the right answer is
+    the likeliest one after those before it."""
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    from tuneloop.chat import Chat
+    from tuneloop.models import load_model, load_tokenizer
+    from tuneloop.train.objectives.plain import label_logits
+    from tuneloop.types import Message, Record
+
+    model, chat = load_model(model_folder), Chat(load_tokenizer(model_folder))
+    losses, right = [], []
+    for at in range(0, len(rows), 64):
+        part = rows[at : at + 64]
+        said = [Record(str(i), (Message("user", t), Message("assistant", label))) for i, (t, label) in enumerate(part)]
+        examples = [chat.examples(record)[0] for record in said]
+        with torch.no_grad():
+            logits_NV, target_N, _ = label_logits(model, examples)
+        sizes = [e.label_tokens for e in examples]
+        losses += [float(x.sum()) for x in cross_entropy(logits_NV, target_N, reduction="none").split(sizes)]
+        right += [float(x.all()) for x in (logits_NV.argmax(-1) == target_N).split(sizes)]
+    found["label loss"].append(losses)
+    found["accuracy"].append(right)
+
+
+def report(found: dict[str, dict[str, list[list[float]]]], seeds: int, seconds: float) -> None:
+    import numpy as np
+    import torch
+    import transformers
+
+    from tuneloop.stats import paired_difference
+
+    command = f"python benchmarks/distil.py --seeds {seeds}"
+    versions = {"torch": torch.__version__, "transformers": transformers.__version__}
+    lines = []
+    for arm, metrics in found.items():
+        for metric, unit in (("label loss", "nats an answer"), ("accuracy", "share")):
+            values_SN = np.array(metrics[metric])
+            line = harness.line(
+                "distil", "Banking77, 25 classes, 20 rows each", arm, metric, unit, values_SN.mean(1).tolist(),
+                command=command, versions=versions,
+            )  # fmt: skip
+            text = f"{arm}: {metric} {values_SN.mean():.4f}"
+            if arm not in (BASELINE, "teacher"):
+                before_SN = np.array(found[BASELINE][metric])
+                gap = paired_difference(before_SN.mean(0).tolist(), values_SN.mean(0).tolist())
+                each = [paired_difference(b.tolist(), v.tolist()) for b, v in zip(before_SN, values_SN, strict=True)]
+                line |= {
+                    "ratio_to": BASELINE,
+                    "difference": round(gap.value, 4), "difference_low": round(gap.low, 4),
+                    "difference_high": round(gap.high, 4), "rows": gap.n, "interval": gap.method,
+                    "difference_each_seed": [[round(x, 4) for x in (i.value, i.low, i.high)] for i in each],
+                }  # fmt: skip
+                text += f", against {BASELINE} {gap.value:+.4f} [{gap.low:+.4f}, {gap.high:+.4f}]"
+            lines.append(line)
+            print(text)
+    print(f"{seconds:.0f} s; written to {harness.write('distil', lines)}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
