@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from tuneloop.models.available import available_bytes, peak_bytes, resident_bytes
 from tuneloop.models.bundle import (
     Bundle,
     open_bundle,
@@ -48,6 +49,7 @@ __all__ = [
     "MemoryEstimate",
     "ModelConfig",
     "Node",
+    "available_bytes",
     "causal_model",
     "dimensions_of",
     "estimate_inference_memory",
@@ -61,8 +63,10 @@ __all__ = [
     "load_tokenizer",
     "looks_local",
     "open_bundle",
+    "peak_bytes",
     "quiet",
     "register",
+    "resident_bytes",
     "resolve",
     "save_adapter_bundle",
     "save_model_bundle",

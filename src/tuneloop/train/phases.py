@@ -23,6 +23,7 @@ from tuneloop.train.methods import merge, prepare
 from tuneloop.train.objectives import Objective
 from tuneloop.train.optimise import trained_parameters
 from tuneloop.train.plan import BatchPlan
+from tuneloop.train.samples import Sampler
 from tuneloop.types import Example
 
 FINAL = "final"
@@ -45,6 +46,7 @@ def train_phases(
     plan_of: Callable[[int, TrainConfig], BatchPlan],
     objective_of: Callable[[nn.Module, TrainConfig], Objective],
     out: RunDir,
+    sampler: Sampler | None = None,
 ) -> Trained:
     """Run every stage of a configuration (an ordinary run has one).
 
@@ -56,6 +58,7 @@ def train_phases(
         plan_of: Number and configuration of a stage -> its batch plan.
         objective_of: Prepared model and configuration of a stage -> what it minimises.
         out: The run.
+        sampler: Answers validation questions while training.
 
     Raises:
         Interrupted: Stopped by a signal, with a checkpoint.
@@ -83,7 +86,7 @@ def train_phases(
         if not alone:
             log(f"  {start.name}: {phase.method}, {len(plan.steps)} steps at {phase.peak_learning_rate:g}")
         objective = objective_of(model, phase)
-        fitted = loop.fit(model, objective, examples, validation, plan, phase, out, start)
+        fitted = loop.fit(model, objective, examples, validation, plan, phase, out, start, sampler)
         if not alone:
             facts = {"fitted": asdict(fitted), "plan_hash": plan.hash}
             checkpoint.save_weights(place, tensors_of(parameters), facts)

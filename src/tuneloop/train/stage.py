@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import resource
 import shutil
-import sys
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +17,7 @@ from tuneloop.models import (
     load_model,
     load_tokenizer,
     open_bundle,
+    peak_bytes,
     save_adapter_bundle,
     save_model_bundle,
 )
@@ -50,6 +49,8 @@ class TrainResult:
     rows: int
     left_out: dict[str, int]
     peak_memory_bytes: int
+    estimated_memory_bytes: int | None = None
+    warnings: list[dict[str, Any]] = field(default_factory=list)
 
 
 def run(
@@ -79,13 +80,14 @@ def run(
     """
     import torch
 
-    from tuneloop.train import loop, objectives
+    from tuneloop.train import loop, objectives, preflight, samples, watch
     from tuneloop.train.phases import train_phases
 
     torch.manual_seed(seed)
     tokenizer = load_tokenizer(model_folder)
     chat = Chat(tokenizer, template=chat_template)
-    examples, left_out = tokenise(chat, records_folder, "train", config.max_length_tokens)
+    lengths: list[int] = []
+    examples, left_out = tokenise(chat, records_folder, "train", config.max_length_tokens, lengths)
     validation, _ = tokenise(chat, records_folder, "validation", config.max_length_tokens)
     if not examples:
         reasons = "; ".join(f"{n} rows: {why}" for why, n in left_out.items()) or "the training split is empty"
@@ -98,6 +100,9 @@ def run(
     write_atomic(out / PLAN, json.dumps({"ids": [e.id for e in examples], "stages": [p.to_json() for p in plans]}))
     tokens, steps = sum(len(e.input_ids) for e in examples), sum(len(p.steps) for p in plans)
     log(f"  {len(examples):,} rows, {tokens:,} tokens, {steps} steps")
+    watch.check_rows(out, lengths, config.max_length_tokens, left_out)
+    preflight.check(config, model_folder, examples, plans, out, dtype)
+    asked = validation[: config.validation.samples]
     trained = train_phases(
         load_model(model_folder, dtype=dtype),
         config,
@@ -106,6 +111,7 @@ def run(
         lambda number, _: plans[number],
         objectives.create,
         out,
+        samples.Sampler(chat, asked, out) if asked else None,
     )
     model: Any = trained.model
     bundle = _save(trained, tokenizer, model_folder, records_folder, config, out)
@@ -116,7 +122,9 @@ def run(
         parameters=sum(p.numel() for p in model.parameters()),
         rows=len(examples),
         left_out=dict(left_out),
-        peak_memory_bytes=_peak_memory_bytes(),
+        peak_memory_bytes=peak_bytes(),
+        estimated_memory_bytes=preflight.estimated_bytes(out),
+        warnings=[dict(line) for line in watch.warnings_of(out)],
     )
     out.write_json(RESULT, {k: getattr(result, k) for k in result.__slots__ if k != "bundle"} | {"seed": seed})
     loop.forget(out)
@@ -130,13 +138,20 @@ def load(out: RunDir) -> TrainResult:
     return TrainResult(bundle=open_bundle(out / BUNDLE), **facts)
 
 
-def tokenise(chat: Chat, records_folder: Path, split: Split, max_length: int) -> tuple[list[Example], Counter[str]]:
-    """Examples of a split, and why rows were left out (too long, or what ``Chat.examples`` could not encode)."""
+def tokenise(
+    chat: Chat, records_folder: Path, split: Split, max_length: int, lengths: list[int] | None = None
+) -> tuple[list[Example], Counter[str]]:
+    """Examples of a split, and why rows were left out (too long, or what ``Chat.examples`` could not encode).
+
+    ``lengths`` receives the tokens of every example, also of those that are too long.
+    """
     kept: list[Example] = []
     lost: list[Dropped] = []
     left_out: Counter[str] = Counter()
     for record in track(read_records(records_folder, split), f"tokenising {split}", unit="rows"):
         for example in chat.examples(record, dropped=lost):
+            if lengths is not None:
+                lengths.append(len(example.input_ids))
             if len(example.input_ids) > max_length:
                 left_out[f"longer than {max_length} tokens"] += 1
             else:
@@ -173,9 +188,3 @@ def _save(trained: Trained, tokenizer: Any, base: Path, records: Path, config: T
     if trained.adapter:
         return save_adapter_bundle(out / BUNDLE, trained.model, tokenizer, base, facts)
     return save_model_bundle(out / BUNDLE, trained.model, tokenizer, facts)
-
-
-def _peak_memory_bytes() -> int:
-    """Largest resident size of this process so far."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
