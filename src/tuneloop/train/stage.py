@@ -80,9 +80,10 @@ def run(
     """
     import torch
 
-    from tuneloop.train import loop, objectives, preflight, samples, watch
+    from tuneloop.train import loop, objectives, preflight, samples, trackers, watch
     from tuneloop.train.phases import train_phases
 
+    trackers.require(config.trackers)
     torch.manual_seed(seed)
     tokenizer = load_tokenizer(model_folder)
     chat = Chat(tokenizer, template=chat_template)
