@@ -288,6 +288,10 @@ class Loop:
     def _records(self) -> Path:
         return self._folder("data").path
 
+    def base(self) -> Path:
+        """The folder of the base model, fetched where it has to be."""
+        return self._base()
+
     def _base(self) -> Path:
         if self._model is None:
             self._model = models.resolve(self.config.model)

@@ -62,6 +62,7 @@ def run(
     seed: int = 0,
     dtype: str = "auto",
     chat_template: str | None = None,
+    rehearsal: list[tuple[int, int]] | None = None,
 ) -> TrainResult:
     """Train on ``train.jsonl``, watch ``validation.jsonl``, write a bundle.
 
@@ -73,6 +74,7 @@ def run(
         seed: Of the adapters' start and the batch plan.
         dtype: Of the weights; see ``tuneloop.models.load_model``.
         chat_template: For a tokenizer that has none; see ``tuneloop.chat.Chat``.
+        rehearsal: Do two steps of each stage only; receives steps and tokens of each in the whole run (see ``train.rehearse``).
 
     Raises:
         DataError: No usable training row.
@@ -82,6 +84,7 @@ def run(
 
     from tuneloop.train import loop, objectives, preflight, samples, trackers, watch
     from tuneloop.train.phases import train_phases
+    from tuneloop.train.plan import size, two_steps
 
     trackers.require(config.trackers)
     torch.manual_seed(seed)
@@ -97,7 +100,10 @@ def run(
             where=str(records_folder),
             hint="raise train.max_length_tokens, or see report.html there",
         )
-    plans = [_plan(examples, phase, seed + number) for number, phase in enumerate(config.phases())]
+    plans = [plan_of(examples, phase, seed + number) for number, phase in enumerate(config.phases())]
+    if rehearsal is not None:
+        rehearsal += [size(examples, plan) for plan in plans]
+        plans, validation = [two_steps(examples, plan) for plan in plans], validation[: 4 * config.batch_size]
     write_atomic(out / PLAN, json.dumps({"ids": [e.id for e in examples], "stages": [p.to_json() for p in plans]}))
     tokens, steps = sum(len(e.input_ids) for e in examples), sum(len(p.steps) for p in plans)
     log(f"  {len(examples):,} rows, {tokens:,} tokens, {steps} steps")
@@ -163,7 +169,7 @@ def tokenise(
     return kept, left_out
 
 
-def _plan(examples: list[Example], config: TrainConfig, seed: int) -> BatchPlan:
+def plan_of(examples: list[Example], config: TrainConfig, seed: int) -> BatchPlan:
     from tuneloop.train.plan import draw
 
     return draw(

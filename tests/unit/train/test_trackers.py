@@ -56,7 +56,7 @@ def test_a_board_that_is_not_installed_names_the_command(
 
 
 @pytest.fixture
-def wandb(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
+def wandb(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """What Accelerate calls of W&B."""
     seen = SimpleNamespace(begun=[], logged=[], config=[], finished=0)
     module: Any = ModuleType("wandb")
@@ -76,7 +76,7 @@ def wandb(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
     module.config = SimpleNamespace(update=lambda values, **_: seen.config.append(values))
     monkeypatch.setitem(sys.modules, "wandb", module)
     monkeypatch.delenv("WANDB_MODE", raising=False)
-    yield seen
+    return seen
 
 
 def test_wandb_stays_offline_and_has_each_step_once_on_one_board(wandb: SimpleNamespace, tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_wandb_goes_online_when_asked(wandb: SimpleNamespace, tmp_path: Path, mo
 
 
 @pytest.fixture
-def mlflow(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
+def mlflow(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """What Accelerate and we call of MLflow."""
     seen = SimpleNamespace(uri=None, runs={}, logged=[], ended=0)
     module: Any = ModuleType("mlflow")
@@ -129,7 +129,7 @@ def mlflow(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
     module.utils = SimpleNamespace(validation=SimpleNamespace(MAX_PARAM_VAL_LENGTH=6000, MAX_PARAMS_TAGS_PER_BATCH=100))
     monkeypatch.setitem(sys.modules, "mlflow", module)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    yield seen
+    return seen
 
 
 def test_mlflow_stays_in_the_run_and_has_each_step_once_in_one_run(mlflow: SimpleNamespace, tmp_path: Path) -> None:
