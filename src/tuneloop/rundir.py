@@ -35,7 +35,7 @@ R = TypeVar("R")
 MANIFEST, METRICS, CONFIG, LOCK = "manifest.json", "metrics.jsonl", "config.yaml", ".lock"
 _DISK_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO}
 _NOT_OUTPUTS = {MANIFEST, CONFIG}
-_NOT_OUTPUT_FOLDERS = {"checkpoints", "tmp", "tensorboard"}
+_NOT_OUTPUT_FOLDERS = {"checkpoints", "tmp", "tensorboard", "wandb", "mlflow"}
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:

@@ -14,7 +14,7 @@ from tuneloop.errors import GateFailed
 from tuneloop.progress import log, set_quiet
 
 if TYPE_CHECKING:
-    from tuneloop.loop import LoopResult
+    from tuneloop.loop import Loop, LoopResult
 
 EXAMPLE = "examples/bank-support/tuneloop.yaml"
 WOULD = {"reuse": "unchanged, would be reused", "continue": "was interrupted, would go on", "run": "would run"}
@@ -84,10 +84,29 @@ def data(
 
 
 def train(
-    project: Project, overrides: Overrides = None, dry_run: DryRun = False, as_json: Json = False, quiet: Quiet = False
+    project: Project,
+    overrides: Overrides = None,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    rehearse: Annotated[
+        bool, typer.Option("--rehearse", help="Two steps, saved, merged, reloaded and asked; tells time and memory.")
+    ] = False,
+    find_learning_rate: Annotated[
+        bool, typer.Option("--find-learning-rate", help="Sweep the learning rate and suggest one; trains nothing.")
+    ] = False,
 ) -> None:
     """Train the model on the training split; does or reuses the data stage first."""
-    _stage("train", project, overrides, "train", dry_run, as_json, quiet)
+    if dry_run or not (rehearse or find_learning_rate):
+        _stage("train", project, overrides, "train", dry_run, as_json, quiet)
+        return
+    from tuneloop.cli import trial
+
+    command = shlex.join(["tuneloop", "train", str(project), *(overrides or ())])
+    if find_learning_rate:
+        trial.show_sweep(_loop(project, overrides, command, as_json or quiet), as_json=as_json)
+    if rehearse:
+        trial.show_rehearsal(_loop(project, overrides, command, as_json or quiet), as_json=as_json)
 
 
 def evaluate(
@@ -153,24 +172,31 @@ def _do(
     quiet: bool,
 ) -> LoopResult | None:
     """Run a project up to a stage; returns the finished loop, or None after a dry run."""
-    from tuneloop.loop import Loop, load_project
-
-    set_quiet(quiet or as_json)
-    loaded = load_project(project, overrides or ())
-    for note in loaded.notes:
-        log(f"note: {note}")
-    loop = Loop(loaded.value, command=shlex.join(["tuneloop", command, str(project), *(overrides or ())]))
+    loop = _loop(
+        project, overrides, shlex.join(["tuneloop", command, str(project), *(overrides or ())]), quiet or as_json
+    )
     if not dry_run:
         return loop.run(until)
     plan, root = loop.forecast(until), loop.run_folder.root
     if as_json:
-        print_json({"run": root, "config": loaded.value.model_dump(mode="json"), "plan": plan})
+        print_json({"run": root, "config": loop.config.model_dump(mode="json"), "plan": plan})
         return None
-    print(f"# {project} with overrides; nothing was done\n{loaded.value.to_yaml()}")
+    print(f"# {project} with overrides; nothing was done\n{loop.config.to_yaml()}")
     print(f"# run folder: {root}\n# stages: {', '.join(plan)}")
     for name, what in plan.items():
         print(f"#   {name:20}{WOULD[what]}")
     return None
+
+
+def _loop(project: Path, overrides: list[str] | None, command: str, quiet: bool) -> Loop:
+    """The stages of a project; ``command`` is what to type to continue them."""
+    from tuneloop.loop import Loop, load_project
+
+    set_quiet(quiet)
+    loaded = load_project(project, overrides or ())
+    for note in loaded.notes:
+        log(f"note: {note}")
+    return Loop(loaded.value, command=command)
 
 
 def _judge(result: LoopResult, gate: bool) -> None:
@@ -200,6 +226,7 @@ def _about_training(found: Any) -> Iterator[str]:
     yield f"{found.tokens_per_s:.0f} tokens/s, peak memory {found.peak_memory_bytes / 1e9:.2f} GB"
     yield from (f"left out: {n} rows, {why}" for why, n in found.left_out.items())
     yield from (f"left out of rows that are trained: {n} parts, {why}" for why, n in found.parts_left_out.items())
+    yield from (f"warning: {w['what']}; {w['advice']}" for w in found.warnings)
 
 
 def _about_evaluation(found: Any) -> Iterator[str]:

@@ -206,7 +206,7 @@ class Loop:
     def _train(self) -> _Plan[train.TrainResult]:
         config, records, base = self.config.train, self._records, self._base()
         model, seed = self._model_config, self.config.seed
-        teacher = models.resolve(models.ModelConfig(name=config.distil.teacher)) if config.distil else None
+        teacher = self.teacher()
         taught = {"teacher": models.fingerprint(teacher)} if teacher else {}
 
         def work(out: RunDir) -> train.TrainResult:
@@ -290,6 +290,24 @@ class Loop:
     @property
     def _records(self) -> Path:
         return self._folder("data").path
+
+    def base(self) -> Path:
+        """The folder of the base model, fetched where it has to be."""
+        return self._base()
+
+    def teacher(self) -> Path | None:
+        """The folder of the model that training learns from, fetched where it has to be."""
+        settings = self.config.train.distil
+        return models.resolve(models.ModelConfig(name=settings.teacher)) if settings else None
+
+    @property
+    def model(self) -> models.ModelConfig:
+        """What the project says about its model.
+
+        Raises:
+            ConfigError: It names none.
+        """
+        return self._model_config
 
     @property
     def _model_config(self) -> models.ModelConfig:

@@ -11,6 +11,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from tuneloop.models.adapters import add_adapter, merge_adapter
+from tuneloop.models.available import available_bytes, peak_bytes, resident_bytes
 from tuneloop.models.bundle import (
     Bundle,
     open_bundle,
@@ -66,6 +67,7 @@ __all__ = [
     "ModelConfig",
     "Node",
     "add_adapter",
+    "available_bytes",
     "backbone",
     "causal_model",
     "dimensions_of",
@@ -82,8 +84,10 @@ __all__ = [
     "merge_adapter",
     "merge_bundle",
     "open_bundle",
+    "peak_bytes",
     "quiet",
     "register",
+    "resident_bytes",
     "resolve",
     "root_keys_values",
     "save_adapter_bundle",

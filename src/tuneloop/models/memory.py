@@ -4,15 +4,17 @@ Training holds, for P parameters of which T are trained:
 
     weights       P · bytes of the dtype        (qlora: 4.127 bits a parameter of the layers, 16 for embeddings;
                                                  Dettmers et al. 2023, QLoRA, §3: NF4 and double quantisation)
-    gradients     T · 4
-    optimizer     T · 8                         (AdamW: two float32 moments)
+    gradients     T · bytes
+    optimizer     T · bytes · 2                 (AdamW: two moments in the weights' dtype; 8-bit: T · 2), and the moving
+                                                 average of the weights, if one is kept, T · bytes
     activations   tokens · bytes · Σ over layers of what backward needs (``layer_activations``; counted as in Korthikanti
                   et al. 2022, Reducing Activation Recomputation, without the attention matrix, which fused attention
                   does not keep); with checkpointing one vector a layer, and one layer whole
     logits        labelled tokens · vocab · 4 · 2, at most 1,024 tokens at a time (the loss is computed in chunks)
     runtime       0.6 GB                        (Python, PyTorch and its kernels)
 
-full and freeze train in float32, lora and qlora hold the frozen weights in the device's dtype. For DeepSeek-V4, whose
+full and freeze train in float32, lora and qlora hold the frozen weights in the device's dtype and train adapters in
+float32; a ``dtype`` says otherwise. For DeepSeek-V4, whose
 attention is of another kind (one shared head, grouped output, hyper-connections), adapters and activations are rough.
 What the C library keeps of freed memory comes on top: glibc returns large activations only when
 MALLOC_MMAP_THRESHOLD_ fixes its threshold.
@@ -68,6 +70,10 @@ def training_memory(
     trained_layers: int = 2,
     checkpointing: bool = False,
     on_gpu: bool = False,
+    dtype: str | None = None,
+    optimizer: Literal["adamw", "adamw_8bit"] = "adamw",
+    averaged: bool = False,
+    trained_parameters: int | None = None,
 ) -> MemoryEstimate:
     """Memory to train, by part (formula in the module's docstring).
 
@@ -81,25 +87,36 @@ def training_memory(
         trained_layers: Layers that ``freeze`` trains.
         checkpointing: Whether activations are recomputed.
         on_gpu: bfloat16 for frozen weights and activations instead of float32.
+        dtype: Of all weights but adapters, and of activations; default as ``on_gpu`` says.
+        optimizer: Two moments of full size, or of 8 bits.
+        averaged: A moving average of what trains is kept.
+        trained_parameters: How many train, where it is known better than by the method's formula.
     """
     sizes, total = dimensions_of(model), parameters_of(model)
-    number = 2 if on_gpu else 4
-    trained = {
-        "full": total,
-        "freeze": min(total, trained_layers * (total - embedding_parameters(sizes)) // sizes.layers),
-        "lora": lora_parameters(sizes, lora_rank),
-        "qlora": lora_parameters(sizes, lora_rank),
-    }[method]
+    number = (2 if on_gpu else 4) if dtype is None else int(BITS[dtype] / 8)
+    whole = method in ("full", "freeze")
+    own = number if whole and dtype is not None else 4
+    trained = (
+        trained_parameters
+        if trained_parameters is not None
+        else {
+            "full": total,
+            "freeze": min(total, trained_layers * (total - embedding_parameters(sizes)) // sizes.layers),
+            "lora": lora_parameters(sizes, lora_rank),
+            "qlora": lora_parameters(sizes, lora_rank),
+        }[method]
+    )
     if method == "qlora":
         embeddings = embedding_parameters(sizes)
         weights = int((total - embeddings) * BITS["nf4"] / 8) + 2 * embeddings + 4 * trained
     else:
-        weights = 4 * total if method in ("full", "freeze") else number * total + 4 * trained
+        weights = own * total if whole else number * total + 4 * trained
     one = layer_activations(sizes)
     layers = sizes.layers if method != "freeze" else min(trained_layers, sizes.layers)
     kept = layers * sizes.hidden + one if checkpointing else layers * one
     logits = min(labelled_tokens or batch_tokens, LOGIT_CHUNK_TOKENS) * sizes.vocab * 8
-    return MemoryEstimate(weights, 4 * trained, 8 * trained, batch_tokens * kept * number + logits, RUNTIME_BYTES)
+    moments = trained * (2 if optimizer == "adamw_8bit" else 2 * own) + (own * trained if averaged else 0)
+    return MemoryEstimate(weights, own * trained, moments, batch_tokens * kept * number + logits, RUNTIME_BYTES)
 
 
 def estimate_inference_memory(

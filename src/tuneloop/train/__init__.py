@@ -13,11 +13,33 @@ trackers.py    where metrics go
 checkpoint.py  atomic, hashed, bit-exact resume
 phases.py      one stage after another
 stage.py       records -> bundle
+preflight.py   will it fit: before anything is loaded
+gauge.py       utilisation, memory, time that is left
+watch.py       warnings with advice
+oom.py         smaller passes when memory runs out
+samples.py     answers of the model in training
+rehearse.py    two steps and all that follows
+finder.py      a sweep of the learning rate
 """
 
 from tuneloop.train.config import TrainConfig
+from tuneloop.train.finder import Sweep, find_learning_rate, plot
+from tuneloop.train.rehearse import Rehearsal, rehearse
 from tuneloop.train.rows import Rows, tokenise
 from tuneloop.train.sections import LoraConfig
 from tuneloop.train.stage import TrainResult, load, run
 
-__all__ = ["LoraConfig", "Rows", "TrainConfig", "TrainResult", "load", "run", "tokenise"]
+__all__ = [
+    "LoraConfig",
+    "Rehearsal",
+    "Rows",
+    "Sweep",
+    "TrainConfig",
+    "TrainResult",
+    "find_learning_rate",
+    "load",
+    "plot",
+    "rehearse",
+    "run",
+    "tokenise",
+]

@@ -24,11 +24,15 @@ from tuneloop.rundir import METRICS, RunDir, write_atomic
 from tuneloop.train import checkpoint
 from tuneloop.train.companions import Average, Companion, HoldsOptimizer, Patience, tensors_of
 from tuneloop.train.config import TrainConfig
+from tuneloop.train.gauge import Gauge
 from tuneloop.train.methods import companions_of
 from tuneloop.train.objectives import Objective, total_weight
+from tuneloop.train.oom import Passes
 from tuneloop.train.optimise import build_optimizer, learning_rate, trained_parameters
 from tuneloop.train.plan import BatchPlan
+from tuneloop.train.samples import Sampler
 from tuneloop.train.trackers import trackers
+from tuneloop.train.watch import Watch
 from tuneloop.types import Example
 
 CHECKPOINTS, BEST = "checkpoints", "best"
@@ -83,13 +87,15 @@ class Loop:
         config: TrainConfig,
         out: RunDir,
         start: Start,
+        sampler: Sampler | None = None,
     ) -> None:
         self.model, self.objective, self.plan, self.config = model, objective, plan, config
         self.examples, self.validation, self.out, self.start = examples, validation, out, start
+        self.sampler, self.passes, self.gauge = sampler, Passes(), Gauge(model)
         self.parameters = trained_parameters(model)
         self.patience = Patience(config.validation)
         self.average = Average(self.parameters, config.optimizer.ema_decay) if config.optimizer.ema_decay else None
-        own: list[Companion] = [self.patience, *([self.average] if self.average else [])]
+        own: list[Companion] = [self.patience, self.passes, *([self.average] if self.average else [])]
         self.companions = [*own, *companions_of(model, objective, examples, config)]
         self.optimizer = build_optimizer(self.parameters, config)
         self.holders = [c for c in self.companions if isinstance(c, HoldsOptimizer)]
@@ -111,12 +117,16 @@ class Loop:
         first = self.position.step
         last = _cut_metrics(self.out, self.start.steps + first)
         self.loss, self.validation_loss = last.get("loss", math.nan), last.get("validation_loss")
+        self.watch = Watch(self.out, self.start.steps, self.config.optimizer, total)
+        if self.sampler:
+            self.sampler.resume_at(self.start.steps + first)
         if first:
             log(f"  continuing after step {first} of {total}")
         with ExitStack() as stack:
             self.stopped = stack.enter_context(_stop_requests())
             bar = stack.enter_context(Progress(self.start.name or "training", total, "steps"))
             self.track = stack.enter_context(trackers(self.out, self.config, self.start.steps + first))
+            stack.enter_context(self.gauge)
             bar.resume_at(first)
             for step in range(first, total):
                 if self.patience.exhausted:
@@ -132,8 +142,11 @@ class Loop:
             companion.before_step(step)
         rate = learning_rate(step, len(self.plan.steps), self.config)
         rows = [[self.examples[i] for i in micro] for micro in self.plan.steps[step]]
-        self.loss, norm = optimizer_step(
-            self.model, self.objective, self.optimizer, rows, rate, self.config.optimizer.max_grad_norm
+        limit = self.config.optimizer.max_grad_norm
+        self.loss, norm = self.passes.attempt(
+            self.optimizer,
+            rows,
+            lambda passes: optimizer_step(self.model, self.objective, self.optimizer, passes, rate, limit),
         )
         if not math.isfinite(self.loss) or not math.isfinite(norm):
             raise _not_finite(self.loss, rows, self.start.steps + step, self.folder)
@@ -144,7 +157,12 @@ class Loop:
         self.clock.train_s += spent
         self.clock.tokens += tokens
         self.position = checkpoint.Position(step + 1, self.position.tokens + tokens, self.plan.hash)
-        self._log(loss=self.loss, learning_rate=rate, grad_norm=norm, tokens_per_s=round(tokens / spent, 1))
+        measured = self.gauge.read(rows, spent)
+        self._log(loss=self.loss, learning_rate=rate, grad_norm=norm, tokens_per_s=round(tokens / spent, 1), **measured)
+        self.gauge.forecast(lambda: [self._tokens_of(later) for later in self.plan.steps[step + 1 :]])
+
+    def _tokens_of(self, step: Sequence[Sequence[int]]) -> int:
+        return sum(len(self.examples[i].input_ids) for micro in step for i in micro)
 
     def _after(self, step: int) -> None:
         """Validate and save where it is due, and stop where it was asked for."""
@@ -169,6 +187,8 @@ class Loop:
                 self.model, self.objective, self.validation, self.config.batch_size * 4
             )
             self._log(validation_loss=self.validation_loss)
+            if self.sampler:
+                self.sampler.ask(self.model, self.start.steps + self.position.step)
             better = self.patience.improved(self._watched(), self.position.step)
             if better and self.config.validation.keeps_best:
                 facts = {"step": self.position.step, "plan_hash": self.plan.hash}
@@ -228,6 +248,7 @@ class Loop:
         else:
             self.out.log_metrics(step=step, **values)
         self.track(step, values)
+        self.watch.see(step, values)
 
 
 def fit(
@@ -239,6 +260,7 @@ def fit(
     config: TrainConfig,
     out: RunDir,
     start: Start | None = None,
+    sampler: Sampler | None = None,
 ) -> Fitted:
     """Train to the end of the plan, from the newest whole checkpoint if there is one.
 
@@ -246,7 +268,7 @@ def fit(
         Interrupted: SIGINT or SIGTERM arrived; a checkpoint was written.
         ModelError: The loss is not finite; the rows of the step are named.
     """
-    return Loop(model, objective, examples, validation, plan, config, out, start or Start()).run()
+    return Loop(model, objective, examples, validation, plan, config, out, start or Start(), sampler).run()
 
 
 def optimizer_step(

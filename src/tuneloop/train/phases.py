@@ -24,6 +24,7 @@ from tuneloop.train.methods import border, merge, prepare
 from tuneloop.train.objectives import Objective
 from tuneloop.train.optimise import trained_parameters
 from tuneloop.train.plan import BatchPlan
+from tuneloop.train.samples import Sampler
 from tuneloop.types import Example
 
 FINAL = "final"
@@ -47,6 +48,7 @@ def train_phases(
     objective_of: Callable[[nn.Module, TrainConfig], Objective],
     out: RunDir,
     seed: int = 0,
+    sampler: Sampler | None = None,
 ) -> Trained:
     """Run every stage of a configuration (an ordinary run has one).
 
@@ -59,6 +61,7 @@ def train_phases(
         objective_of: Prepared model and configuration of a stage -> what it minimises.
         out: The run.
         seed: Of what a later stage draws, so that it does not depend on whether the earlier ones ran in this process.
+        sampler: Answers validation questions while training.
 
     Raises:
         Interrupted: Stopped by a signal, with a checkpoint.
@@ -90,7 +93,7 @@ def train_phases(
         objective = border.from_border(
             model, objective_of(model, phase), examples, validation, plan, phase, place.parent
         )
-        fitted = loop.fit(model, objective, examples, validation, plan, phase, out, start)
+        fitted = loop.fit(model, objective, examples, validation, plan, phase, out, start, sampler)
         if not alone:
             facts = {"fitted": asdict(fitted), "plan_hash": plan.hash}
             checkpoint.save_weights(place, tensors_of(parameters), facts)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tuneloop.config import hash_json
+from tuneloop.types import Example
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,3 +125,19 @@ def _spread(
         bins[best].append(row)
         held[best] += lengths[row]
     return tuple(tuple(b) for b in bins if b)
+
+
+def size(examples: Sequence[Example], plan: BatchPlan) -> tuple[int, int]:
+    """Steps and real tokens of a plan."""
+    return len(plan.steps), sum(len(examples[i].input_ids) for step in plan.steps for micro in step for i in micro)
+
+
+def two_steps(examples: Sequence[Example], plan: BatchPlan) -> BatchPlan:
+    """The step of a plan whose largest micro-batch has the most tokens, and one of ordinary size: enough to rehearse it."""
+
+    def tokens(micro: Sequence[int]) -> int:
+        return sum(len(examples[i].input_ids) for i in micro)
+
+    heaviest = max(plan.steps, key=lambda step: max(map(tokens, step)))
+    ordinary = sorted(plan.steps, key=lambda step: sum(map(tokens, step)))[len(plan.steps) // 2]
+    return BatchPlan((heaviest, ordinary), (2,))

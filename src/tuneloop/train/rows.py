@@ -20,16 +20,14 @@ from tuneloop.train.texts import cut, text_examples
 from tuneloop.train.weighing import Weighing
 from tuneloop.types import Dropped, Example, Message, Record, Split
 
-MANY_TOO_LONG = 0.01
-"""More rows than this share over the limit: a warning with advice."""
-
 Encode = Callable[[Record, list[Dropped]], list[Example]]
 
 
 @dataclass(slots=True)
 class Rows:
     """The examples of a split. ``rows_in`` records came, ``rows`` of them are trained, ``left_out`` counts the others by
-    reason; ``parts_left_out`` counts what is missing from rows that are trained. ``longest_tokens`` is before cutting."""
+    reason; ``parts_left_out`` counts what is missing from rows that are trained. ``lengths_tokens`` are those of
+    every row that could be encoded, before anything was cut or left out."""
 
     examples: list[Example] = field(default_factory=list)
     rows_in: int = 0
@@ -37,7 +35,7 @@ class Rows:
     left_out: Counter[str] = field(default_factory=Counter)
     parts_left_out: Counter[str] = field(default_factory=Counter)
     too_long: list[str] = field(default_factory=list)
-    longest_tokens: int = 0
+    lengths_tokens: list[int] = field(default_factory=list)
 
     def require(self, folder: Path) -> None:
         """Refuse to train on nothing.
@@ -94,7 +92,7 @@ def _examples(chat: Chat, record: Record, config: TrainConfig, out: Rows) -> tup
 
     made = encode(record, lost)
     lengths = [len(e.input_ids) for e in made]
-    out.longest_tokens = max([out.longest_tokens, *lengths])
+    out.lengths_tokens += lengths
     if all(n <= limit for n in lengths):
         return made, [row.reason for row in lost]
     out.too_long.append(record.id)
@@ -165,7 +163,7 @@ def _say(rows: Rows, split: Split, config: TrainConfig) -> None:
     if long and how == "fail":
         named = ", ".join(rows.too_long[:8]) + (f" and {long - 8:,} more" if long > 8 else "")
         raise DataError(
-            f"{long:,} rows of {split} are longer than {limit} tokens (the longest has {rows.longest_tokens:,}): {named}",
+            f"{long:,} rows of {split} are longer than {limit} tokens (the longest has {max(rows.lengths_tokens):,}): {named}",
             where="train.max_length_tokens",
             hint="raise it, or choose train.too_long=drop or split; tuneloop trace " + rows.too_long[0],
         )
@@ -175,11 +173,6 @@ def _say(rows: Rows, split: Split, config: TrainConfig) -> None:
         log(f"  {split}: {n:,} parts left out of rows that are trained: {why}")
     if long and how == "split":
         log(f"  {split}: {long:,} rows are longer than {limit} tokens and were split")
-    if how == "drop" and long > MANY_TOO_LONG * rows.rows_in:
-        log(
-            f"warning: {100 * long / rows.rows_in:.1f} % of the rows of {split} are longer than {limit} tokens and are "
-            f"left out: set train.max_length_tokens={rows.longest_tokens}, or train.too_long=split"
-        )
     silent = rows.left_out["no token to learn"] + rows.parts_left_out["no token to learn"]
     if silent:
         log(f"warning: {silent:,} examples of {split} have no token to learn and are left out")

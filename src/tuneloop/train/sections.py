@@ -201,6 +201,9 @@ class MemoryConfig(Config):
     budget_gb: float | None = Field(None, gt=0)
     """Memory the run may take; default: what is free when it starts."""
 
+    over_budget: Literal["refuse", "warn"] = "refuse"
+    """A run whose estimate does not fit is refused before anything is loaded, or begun with a warning."""
+
     max_tokens_per_pass: int | None = Field(None, ge=1)
     """Cut the rows of a step into passes of at most this many tokens (a longer row goes alone)."""
 

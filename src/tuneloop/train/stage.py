@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import resource
 import shutil
-import sys
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,6 +15,7 @@ from tuneloop.models import (
     load_model,
     load_tokenizer,
     open_bundle,
+    peak_bytes,
     save_adapter_bundle,
     save_model_bundle,
 )
@@ -54,6 +53,8 @@ class TrainResult:
     rows_in: int = 0
     examples: int = 0
     parts_left_out: dict[str, int] = field(default_factory=dict)
+    estimated_memory_bytes: int | None = None
+    warnings: list[dict[str, Any]] = field(default_factory=list)
 
 
 def run(
@@ -66,6 +67,7 @@ def run(
     dtype: str = "auto",
     chat_template: str | None = None,
     teacher: Path | None = None,
+    rehearsal: list[tuple[int, int]] | None = None,
 ) -> TrainResult:
     """Train on ``train.jsonl``, watch ``validation.jsonl``, write a bundle.
 
@@ -78,6 +80,7 @@ def run(
         dtype: Of the weights; see ``tuneloop.models.load_model``.
         chat_template: For a tokenizer that has none; see ``tuneloop.chat.Chat``.
         teacher: The model folder to learn from, for ``objective: distil``.
+        rehearsal: Do two steps of each stage only; receives steps and tokens of each in the whole run (see ``train.rehearse``).
 
     Raises:
         DataError: No usable training row.
@@ -85,20 +88,28 @@ def run(
     """
     import torch
 
-    from tuneloop.train import loop, methods, objectives
+    from tuneloop.train import loop, methods, objectives, preflight, samples, trackers, watch
     from tuneloop.train.phases import train_phases
+    from tuneloop.train.plan import size, two_steps
 
     four_bit = methods.four_bit(config)
+    trackers.require(config.trackers)
     torch.manual_seed(seed)
     tokenizer = load_tokenizer(model_folder)
     chat = Chat(tokenizer, template=chat_template)
     rows = tokenise(chat, records_folder, "train", config)
     rows.require(records_folder)
     examples, validation = rows.examples, tokenise(chat, records_folder, "validation", config).examples
-    plans = [_plan(examples, phase, seed + number) for number, phase in enumerate(config.phases())]
+    plans = [plan_of(examples, phase, seed + number) for number, phase in enumerate(config.phases())]
+    if rehearsal is not None:
+        rehearsal += [size(examples, plan) for plan in plans]
+        plans, validation = [two_steps(examples, plan) for plan in plans], validation[: 4 * config.batch_size]
     write_atomic(out / PLAN, json.dumps({"ids": [e.id for e in examples], "stages": [p.to_json() for p in plans]}))
     tokens, steps = sum(len(e.input_ids) for e in examples), sum(len(p.steps) for p in plans)
     log(f"  {len(examples):,} rows, {tokens:,} tokens, {steps} steps")
+    watch.check_rows(out, rows.lengths_tokens, config.max_length_tokens, rows.left_out)
+    preflight.check(config, model_folder, examples, plans, out, dtype)
+    asked = validation[: config.validation.samples]
     student = load_model(model_folder, dtype=dtype, four_bit=four_bit)
     known = open_teacher(config, teacher, student, tokenizer, [*examples, *validation], out, dtype=dtype)
     trained = train_phases(
@@ -110,6 +121,7 @@ def run(
         partial(objectives.create, teacher=known),
         out,
         seed,
+        samples.Sampler(chat, asked, out) if asked else None,
     )
     model: Any = trained.model
     bundle = _save(trained, tokenizer, model_folder, records_folder, config, out)
@@ -120,10 +132,12 @@ def run(
         parameters=sum(p.numel() for p in model.parameters()),
         rows=rows.rows,
         left_out=dict(rows.left_out),
-        peak_memory_bytes=_peak_memory_bytes(),
+        peak_memory_bytes=peak_bytes(),
         rows_in=rows.rows_in,
         examples=len(examples),
         parts_left_out=dict(rows.parts_left_out),
+        estimated_memory_bytes=preflight.estimated_bytes(out),
+        warnings=[dict(line) for line in watch.warnings_of(out)],
     )
     out.write_json(RESULT, {k: getattr(result, k) for k in result.__slots__ if k != "bundle"} | {"seed": seed})
     loop.forget(out)
@@ -137,7 +151,7 @@ def load(out: RunDir) -> TrainResult:
     return TrainResult(bundle=open_bundle(out / BUNDLE), **facts)
 
 
-def _plan(examples: list[Example], config: TrainConfig, seed: int) -> BatchPlan:
+def plan_of(examples: list[Example], config: TrainConfig, seed: int) -> BatchPlan:
     from tuneloop.train.plan import draw
 
     return draw(
@@ -164,9 +178,3 @@ def _save(trained: Trained, tokenizer: Any, base: Path, records: Path, config: T
     if trained.adapter:
         return save_adapter_bundle(out / BUNDLE, trained.model, tokenizer, base, facts)
     return save_model_bundle(out / BUNDLE, trained.model, tokenizer, facts)
-
-
-def _peak_memory_bytes() -> int:
-    """Largest resident size of this process so far."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
