@@ -152,16 +152,26 @@ def _do(
     as_json: bool,
     quiet: bool,
 ) -> LoopResult | None:
-    """Run a project up to a stage; returns the finished loop, or None after a dry run."""
+    """Run a project up to a stage; returns the finished loop, or None after a dry run and in a process that only helps
+    to train (see ``tuneloop.train.world``)."""
     from tuneloop.loop import Loop, load_project
+    from tuneloop.train import follow, rank_here, world
 
-    set_quiet(quiet or as_json)
+    helper = rank_here() > 0
+    if helper and dry_run:
+        return None
+    set_quiet(quiet or as_json or helper)
     loaded = load_project(project, overrides or ())
     for note in loaded.notes:
         log(f"note: {note}")
-    loop = Loop(loaded.value, command=shlex.join(["tuneloop", command, str(project), *(overrides or ())]))
+    said = shlex.join(["tuneloop", command, str(project), *(overrides or ())])
     if not dry_run:
-        return loop.run(until)
+        with world(loaded.value.train.parallel.timeout_s) as here:
+            if helper:
+                follow(here)
+                return None
+            return Loop(loaded.value, command=said, world=here).run(until)
+    loop = Loop(loaded.value, command=said)
     plan, root = loop.forecast(until), loop.run_folder.root
     if as_json:
         print_json({"run": root, "config": loaded.value.model_dump(mode="json"), "plan": plan})

@@ -11,11 +11,24 @@ companions.py  what accompanies the loop: moving average, patience, choice of la
 trackers.py    where metrics go
 checkpoint.py  atomic, hashed, bit-exact resume
 phases.py      one stage after another
+parallel/      several processes: replicas, FSDP2, DeepSpeed; what starts them on a cluster
 stage.py       records -> bundle
 """
 
 from tuneloop.train.config import TrainConfig
+from tuneloop.train.parallel.world import World, rank_here, world
 from tuneloop.train.sections import LoraConfig
-from tuneloop.train.stage import TrainResult, load, run, tokenise
+from tuneloop.train.stage import TrainResult, follow, load, run, tokenise
 
-__all__ = ["LoraConfig", "TrainConfig", "TrainResult", "load", "run", "tokenise"]
+__all__ = [
+    "LoraConfig",
+    "TrainConfig",
+    "TrainResult",
+    "World",
+    "follow",
+    "load",
+    "rank_here",
+    "run",
+    "tokenise",
+    "world",
+]

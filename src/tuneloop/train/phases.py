@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from tuneloop.train.config import ADAPTERS, TrainConfig
 from tuneloop.train.methods import merge, prepare
 from tuneloop.train.objectives import Objective
 from tuneloop.train.optimise import trained_parameters
+from tuneloop.train.parallel.place import place, suited
+from tuneloop.train.parallel.world import ALONE, World
 from tuneloop.train.plan import BatchPlan
 from tuneloop.types import Example
 
@@ -45,6 +48,7 @@ def train_phases(
     plan_of: Callable[[int, TrainConfig], BatchPlan],
     objective_of: Callable[[nn.Module, TrainConfig], Objective],
     out: RunDir,
+    world: World = ALONE,
 ) -> Trained:
     """Run every stage of a configuration (an ordinary run has one).
 
@@ -56,12 +60,13 @@ def train_phases(
         plan_of: Number and configuration of a stage -> its batch plan.
         objective_of: Prepared model and configuration of a stage -> what it minimises.
         out: The run.
+        world: The processes that train together; each ends with the whole model.
 
     Raises:
         Interrupted: Stopped by a signal, with a checkpoint.
         ModelError: The loss is not finite.
     """
-    phases = config.phases()
+    phases = [suited(phase, world) for phase in config.phases()]
     fitted = loop.Fitted(0, 0, float("nan"), None, 0.0)
     wrapped: TrainConfig | None = None
     for number, phase in enumerate(phases):
@@ -72,21 +77,23 @@ def train_phases(
         wrapped = phase if phase.method in ADAPTERS else None
         alone = len(phases) == 1
         start = loop.Start() if alone else _start(config, number, fitted)
-        place = Path(out.path) / start.folder / FINAL
+        final = Path(out.path) / start.folder / FINAL
         plan = plan_of(number, phase)
-        parameters = trained_parameters(model)
-        facts = None if alone else checkpoint.load_weights(place, parameters)
+        facts = None if alone else checkpoint.load_weights(final, trained_parameters(model))
         if facts is not None and facts["plan_hash"] == plan.hash:
             fitted = loop.Fitted(**facts["fitted"])
             log(f"  {start.name}: already done")
             continue
         if not alone:
             log(f"  {start.name}: {phase.method}, {len(plan.steps)} steps at {phase.peak_learning_rate:g}")
-        objective = objective_of(model, phase)
-        fitted = loop.fit(model, objective, examples, validation, plan, phase, out, start)
+        placed = place(model, phase, world)
+        objective = objective_of(placed.model, phase)
+        fitted = loop.fit(placed.model, objective, examples, validation, plan, phase, out, start, placed)
+        model = placed.restore()
         if not alone:
+            kept = tensors_of(trained_parameters(model))
             facts = {"fitted": asdict(fitted), "plan_hash": plan.hash}
-            checkpoint.save_weights(place, tensors_of(parameters), facts)
+            world.from_main(partial(checkpoint.save_weights, final, kept, facts))
     # One adapter from the first stage to the last is an adapter of the base; after a merge it is not.
     adapter = wrapped is not None and all(_same_adapter(phases[0], p) for p in phases)
     if wrapped is not None and not adapter:

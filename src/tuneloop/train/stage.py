@@ -25,6 +25,7 @@ from tuneloop.models import (
 from tuneloop.progress import log, track
 from tuneloop.rundir import RunDir, read_json, write_atomic
 from tuneloop.train.config import TrainConfig
+from tuneloop.train.parallel.world import ALONE, World, hand_out, jobs
 from tuneloop.types import Dropped, Example, Split
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ def run(
     seed: int = 0,
     dtype: str = "auto",
     chat_template: str | None = None,
+    world: World = ALONE,
 ) -> TrainResult:
     """Train on ``train.jsonl``, watch ``validation.jsonl``, write a bundle.
 
@@ -72,19 +74,75 @@ def run(
         seed: Of the adapters' start and the batch plan.
         dtype: Of the weights; see ``tuneloop.models.load_model``.
         chat_template: For a tokenizer that has none; see ``tuneloop.chat.Chat``.
+        world: Of several processes the main one calls this; the others wait in ``follow`` and take part.
 
     Raises:
         DataError: No usable training row.
         Interrupted: Stopped by a signal, with a checkpoint.
     """
+    job = _Job(config, model_folder, records_folder, out, seed, dtype, chat_template)
+    hand_out(world, {"job": job})
+    trained, tokenizer, rows, left_out = _fit(job, world)
+    model: Any = trained.model
+    bundle = _save(trained, tokenizer, model_folder, records_folder, config, out)
+    result = TrainResult(
+        bundle=bundle,
+        **asdict(trained.fitted),
+        trained_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
+        parameters=sum(p.numel() for p in model.parameters()),
+        rows=rows,
+        left_out=dict(left_out),
+        peak_memory_bytes=_peak_memory_bytes(),
+    )
+    out.write_json(RESULT, {k: getattr(result, k) for k in result.__slots__ if k != "bundle"} | {"seed": seed})
+    from tuneloop.train.loop import forget
+
+    forget(out)
+    return result
+
+
+def follow(world: World) -> None:
+    """What every process but the main one does: take part in its trainings until it ends.
+
+    Raises:
+        ResourceError: The main process is gone.
+        Interrupted: Stopped by a signal, with a checkpoint.
+    """
+    for told in jobs(world):
+        _fit(told["job"], world)
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """What ``run`` was asked for, as the other processes need to know it. Folders are on a disk that all of them see."""
+
+    config: TrainConfig
+    model_folder: Path
+    records_folder: Path
+    out: RunDir
+    seed: int
+    dtype: str
+    chat_template: str | None
+
+
+def _fit(job: _Job, world: World) -> tuple[Trained, Any, int, Counter[str]]:
+    """The part of a training in which every process takes part; returns model, tokenizer, rows and rows left out."""
     import torch
 
-    from tuneloop.train import loop, objectives
+    from tuneloop.train import objectives
+    from tuneloop.train.parallel.place import loading
     from tuneloop.train.phases import train_phases
 
+    config, model_folder, records_folder, out, seed = (
+        job.config,
+        job.model_folder,
+        job.records_folder,
+        job.out,
+        job.seed,
+    )
     torch.manual_seed(seed)
     tokenizer = load_tokenizer(model_folder)
-    chat = Chat(tokenizer, template=chat_template)
+    chat = Chat(tokenizer, template=job.chat_template)
     examples, left_out = tokenise(chat, records_folder, "train", config.max_length_tokens)
     validation, _ = tokenise(chat, records_folder, "validation", config.max_length_tokens)
     if not examples:
@@ -95,32 +153,21 @@ def run(
             hint="raise train.max_length_tokens, or see report.html there",
         )
     plans = [_plan(examples, phase, seed + number) for number, phase in enumerate(config.phases())]
-    write_atomic(out / PLAN, json.dumps({"ids": [e.id for e in examples], "stages": [p.to_json() for p in plans]}))
+    if world.is_main:
+        write_atomic(out / PLAN, json.dumps({"ids": [e.id for e in examples], "stages": [p.to_json() for p in plans]}))
     tokens, steps = sum(len(e.input_ids) for e in examples), sum(len(p.steps) for p in plans)
     log(f"  {len(examples):,} rows, {tokens:,} tokens, {steps} steps")
     trained = train_phases(
-        load_model(model_folder, dtype=dtype),
+        load_model(model_folder, **loading(config, world, job.dtype)),
         config,
         examples,
         validation,
         lambda number, _: plans[number],
         objectives.create,
         out,
+        world,
     )
-    model: Any = trained.model
-    bundle = _save(trained, tokenizer, model_folder, records_folder, config, out)
-    result = TrainResult(
-        bundle=bundle,
-        **asdict(trained.fitted),
-        trained_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
-        parameters=sum(p.numel() for p in model.parameters()),
-        rows=len(examples),
-        left_out=dict(left_out),
-        peak_memory_bytes=_peak_memory_bytes(),
-    )
-    out.write_json(RESULT, {k: getattr(result, k) for k in result.__slots__ if k != "bundle"} | {"seed": seed})
-    loop.forget(out)
-    return result
+    return trained, tokenizer, len(examples), left_out
 
 
 def load(out: RunDir) -> TrainResult:
