@@ -32,9 +32,21 @@ from tuneloop.models.memory import (
 from tuneloop.store import is_offline
 
 if TYPE_CHECKING:
-    from tuneloop.models.flat import ATTENTION, Forest, Layout, Node, causal_model, hidden_states, layout, register
+    from tuneloop.models.flat import (
+        ATTENTION,
+        Forest,
+        Layout,
+        Node,
+        backbone,
+        causal_model,
+        hidden_states,
+        layout,
+        register,
+    )
 
-_NEEDS_TORCH = ("ATTENTION", "Forest", "Layout", "Node", "causal_model", "hidden_states", "layout", "register")
+_NEEDS_TORCH = (
+    "ATTENTION", "Forest", "Layout", "Node", "backbone", "causal_model", "hidden_states", "layout", "register"
+)  # fmt: skip
 
 __all__ = [
     "ATTENTION",
@@ -48,6 +60,7 @@ __all__ = [
     "MemoryEstimate",
     "ModelConfig",
     "Node",
+    "backbone",
     "causal_model",
     "dimensions_of",
     "estimate_inference_memory",
