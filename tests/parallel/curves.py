@@ -1,8 +1,8 @@
 """One small training, by itself or on several processes: ``torchrun ... curves.py CASES.json FOLDER``.
 
-    case   {"name", "arch", "method", "parallel": {...}, "steps", "until": stop after so many steps, "folder": of the run}
-    FOLDER/NAME.json         losses, gradient norms, validation losses, step by step
-    FOLDER/NAME.safetensors  the weights of the merged model in the end
+case   {"name", "arch", "method", "parallel": {...}, "steps", "until": stop after so many steps, "folder": of the run}
+FOLDER/NAME.json         losses, gradient norms, validation losses, step by step
+FOLDER/NAME.safetensors  the weights of the merged model in the end
 """
 
 from __future__ import annotations

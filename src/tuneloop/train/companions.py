@@ -122,7 +122,7 @@ def tensors_of(parameters: Mapping[str, nn.Parameter], *, keep: bool = True) -> 
     part in the gathering and returns {}."""
     tensors: dict[str, Tensor] = {}
     for name, p in parameters.items():
-        full = whole(p.detach() if not hasattr(p, "ds_id") else p)
+        full = whole(p)
         if keep:
             tensors[name] = full.detach().contiguous().cpu()
     return tensors

@@ -219,7 +219,9 @@ class ParallelConfig(Config):
         if self.strategy == "deepspeed" and self.deepspeed is None:
             raise ValueError("strategy: deepspeed needs a preset or a file\nhint: deepspeed: zero3")
         if self.deepspeed is not None and self.strategy not in ("auto", "deepspeed"):
-            raise ValueError(f"deepspeed: {self.deepspeed} and strategy: {self.strategy} contradict each other\nhint: keep one")
+            raise ValueError(
+                f"deepspeed: {self.deepspeed} and strategy: {self.strategy} contradict each other\nhint: keep one"
+            )
         if self.cpu_offload and self.strategy != "fsdp":
             raise ValueError("cpu_offload belongs to strategy: fsdp\nhint: with DeepSpeed: deepspeed: zero3_offload")
         return self

@@ -120,7 +120,7 @@ def fleshed_out(bones: nn.Module, model: nn.Module) -> nn.Module:
             if bone is None:
                 continue
             if id(bone) not in made:
-                full = whole(held[f"{prefix}.{name}" if prefix else name].detach()).cpu().to(bone.dtype)
+                full = whole(held[f"{prefix}.{name}" if prefix else name]).detach().cpu().to(bone.dtype)
                 made[id(bone)] = nn.Parameter(full.clone(), requires_grad=bone.requires_grad)
             module._parameters[name] = made[id(bone)]
     return bones.train(model.training)

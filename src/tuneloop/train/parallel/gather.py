@@ -19,9 +19,14 @@ def is_part(tensor: Any) -> bool:
     return hasattr(tensor, "full_tensor")
 
 
+def is_zero(tensor: Any) -> bool:
+    """Whether DeepSpeed holds it."""
+    return hasattr(tensor, "ds_id") or hasattr(tensor, "_hp_mapping")
+
+
 def whole(tensor: Tensor) -> Tensor:
     """The whole of a tensor of which each process holds a part. Collective for parts, free for others."""
-    if hasattr(tensor, "ds_id"):
+    if is_zero(tensor):
         from tuneloop.train.parallel.zero import whole_parameter
 
         return whole_parameter(tensor)
@@ -57,7 +62,7 @@ def like(held: Tensor, full: Tensor) -> Tensor:
 @torch.no_grad()
 def fill(held: Tensor, full: Tensor) -> None:
     """Copy a whole tensor into what this process holds of it."""
-    if hasattr(held, "ds_id"):
+    if is_zero(held):
         from tuneloop.train.parallel.zero import fill_parameter
 
         fill_parameter(held, full)
