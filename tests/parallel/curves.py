@@ -2,7 +2,7 @@
 
 case   {"name", "arch", "method", "parallel": {...}, "steps", "until": stop after so many steps, "folder": of the run}
 FOLDER/NAME.json         losses, gradient norms, validation losses, step by step
-FOLDER/NAME.safetensors  the weights of the merged model in the end
+FOLDER/NAME.pt               logits of the merged model in the end
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from __future__ import annotations
 import json
 import random
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +20,16 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 
 from tests.tiny import tiny_model
+from tuneloop.progress import set_quiet
 from tuneloop.rundir import RunDir
-from tuneloop.train import World, objectives, world
+from tuneloop.train import World, checkpoint, objectives, world
 from tuneloop.train.config import TrainConfig
 from tuneloop.train.methods import merge
 from tuneloop.train.phases import train_phases
 from tuneloop.train.plan import draw
 from tuneloop.types import Example
 
-VOCABULARY, STEPS = 300, 12
+VOCABULARY, STEPS = 300, 10
 ROWS = 28  # nine a step: the last step of an epoch has one row, and one of two processes none
 
 
@@ -52,7 +55,7 @@ def configuration(case: dict[str, Any]) -> TrainConfig:
             "method": case["method"],
             "batch_size": 3,
             "accumulation_steps": 3,
-            "learning_rate": 1e-2 if case["method"] in ("lora", "staged") else 1e-3,
+            "learning_rate": 3e-3 if case["method"] in ("lora", "staged") else 1e-3,
             "trackers": (),
             "optimizer": {"weight_decay": 0.1, "max_grad_norm": 0.5, "ema_decay": case.get("ema", 0.0)},
             "lora": {"rank": 4},
@@ -66,14 +69,14 @@ def configuration(case: dict[str, Any]) -> TrainConfig:
 
 def train(case: dict[str, Any], folder: Path, here: World) -> None:
     """Train one case and write what became of it."""
+    set_quiet(True)
     config, examples = configuration(case), rows()
     out = RunDir(folder / case.get("folder", case["name"]))
     plan = draw([len(e.input_ids) for e in examples], batch_size=3, accumulation_steps=3, epochs=9, max_steps=STEPS)
-    until = case.get("until")
     torch.manual_seed(0)
     model = tiny_model(case["arch"], vocab_size=VOCABULARY, **case.get("model", {}))
-    stop = stopping_after(until) if until else None
-    done = train_phases(model, config, examples, rows(7, 1), lambda *_: plan, stop or objectives.create, out, here)
+    with stopping_after(case.get("until")):
+        done = train_phases(model, config, examples, rows(7, 1), lambda *_: plan, objectives.create, out, here)
     if here.is_main:
         lines = list(out.metrics())
         wanted = ("loss", "grad_norm", "validation_loss")
@@ -88,39 +91,32 @@ def train(case: dict[str, Any], folder: Path, here: World) -> None:
 
 
 class Stop(Exception):
-    """Ends a training from within, in every process at the same step."""
+    """Ends a training from within, in every process after the same checkpoint."""
 
 
-def stopping_after(steps: int) -> Any:
-    """Objectives that end the training when the first pass of step ``steps`` begins."""
+@contextmanager
+def stopping_after(step: int | None) -> Iterator[None]:
+    """The checkpoint of this step is the last thing that a training does."""
+    save = checkpoint.save
 
-    def create(model: Any, config: TrainConfig) -> Any:
-        inner, optimizer_steps = objectives.create(model, config), [0]
-        named = next(p for p in model.parameters() if p.requires_grad)
-        before: list[Any] = [None]
+    def save_and_stop(folder: Path, live: Any, position: Any, **options: Any) -> Path:
+        written = save(folder, live, position, **options)
+        if position.step == step:
+            raise Stop
+        return written
 
-        def objective(model: Any, examples: Any) -> Any:
-            version = named._version
-            if model.training and version != before[0]:
-                before[0] = version
-                optimizer_steps[0] += 1
-            if optimizer_steps[0] > steps:
-                raise Stop
-            return inner(model, examples)
-
-        return objective
-
-    return create
+    checkpoint.save = save_and_stop
+    try:
+        yield
+    finally:
+        checkpoint.save = save
 
 
 def main(cases: Path, folder: Path) -> None:
     with world(60.0) as here:
         for case in json.loads(cases.read_text()):
-            try:
+            with suppress(Stop):
                 train(case, folder, here)
-            except Stop:
-                if here.is_main:
-                    (folder / f"{case['name']}.stopped").touch()
 
 
 if __name__ == "__main__":

@@ -133,13 +133,7 @@ def _fit(job: _Job, world: World) -> tuple[Trained, Any, int, Counter[str]]:
     from tuneloop.train.parallel.place import loading
     from tuneloop.train.phases import train_phases
 
-    config, model_folder, records_folder, out, seed = (
-        job.config,
-        job.model_folder,
-        job.records_folder,
-        job.out,
-        job.seed,
-    )
+    config, model_folder, records_folder, seed = job.config, job.model_folder, job.records_folder, job.seed
     torch.manual_seed(seed)
     tokenizer = load_tokenizer(model_folder)
     chat = Chat(tokenizer, template=job.chat_template)
@@ -154,17 +148,20 @@ def _fit(job: _Job, world: World) -> tuple[Trained, Any, int, Counter[str]]:
         )
     plans = [_plan(examples, phase, seed + number) for number, phase in enumerate(config.phases())]
     if world.is_main:
-        write_atomic(out / PLAN, json.dumps({"ids": [e.id for e in examples], "stages": [p.to_json() for p in plans]}))
+        write_atomic(
+            job.out / PLAN, json.dumps({"ids": [e.id for e in examples], "stages": [p.to_json() for p in plans]})
+        )
     tokens, steps = sum(len(e.input_ids) for e in examples), sum(len(p.steps) for p in plans)
     log(f"  {len(examples):,} rows, {tokens:,} tokens, {steps} steps")
+    dtype, device = loading(config, world, job.dtype)
     trained = train_phases(
-        load_model(model_folder, **loading(config, world, job.dtype)),
+        load_model(model_folder, dtype=dtype, device=device),
         config,
         examples,
         validation,
         lambda number, _: plans[number],
         objectives.create,
-        out,
+        job.out,
         world,
     )
     return trained, tokenizer, len(examples), left_out

@@ -169,14 +169,14 @@ def suited(config: TrainConfig, world: World) -> TrainConfig:
     return config.model_copy(update={"freeze": config.freeze.model_copy(update={"cache_activations": False})})
 
 
-def loading(config: TrainConfig, world: World, dtype: str) -> dict[str, str]:
-    """Options of ``load_model``: parts are cut on the CPU, so a GPU never holds the whole model."""
+def loading(config: TrainConfig, world: World, dtype: str) -> tuple[str, str]:
+    """dtype and device to load with: parts are cut on the CPU, so a GPU never holds the whole model."""
     kind = config.parallel.kind
     if kind == "ddp" or (kind == "fsdp" and world.alone):
-        return {"dtype": dtype}
+        return dtype, "auto"
     if dtype == "auto" and torch.cuda.is_available() and torch.cuda.is_bf16_supported():
         dtype = "bfloat16"
-    return {"dtype": dtype, "device": "cpu"}
+    return dtype, "cpu"
 
 
 def _check(config: TrainConfig) -> None:

@@ -91,9 +91,9 @@ class World:
                 told = [(None, error)]
         with lost_neighbour():
             dist.broadcast_object_list(told, 0)
-        value, error = told[0]
-        if error is not None:
-            raise error
+        value, failure = told[0]
+        if failure is not None:
+            raise failure
         return value  # type: ignore[no-any-return]
 
     def gather(self, value: T) -> list[T]:

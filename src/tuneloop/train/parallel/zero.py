@@ -269,7 +269,8 @@ def _own(parameter: Any, full: Tensor) -> Tensor:
 def _process_group_of_one() -> None:
     """DeepSpeed wants processes to talk to, also for offloading from a single one."""
     from torch import distributed as dist
+    from torch._C._distributed_c10d import HashStore
 
     if not dist.is_initialized():
         backend = "nccl" if torch.cuda.is_available() else "gloo"
-        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+        dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
