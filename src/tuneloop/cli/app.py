@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from tuneloop import __version__
+from tuneloop.cli import launch as launch_commands
 from tuneloop.cli import stages
 from tuneloop.cli import tokenizer as tokenizer_command
 from tuneloop.cli.options import Json, RunName, print_json
@@ -90,6 +91,7 @@ def init(
 
 
 stages.add_to(app)
+app.add_typer(launch_commands.app, name="launch")
 app.command(epilog="Example: tuneloop tokenizer --from texts/ tokenizer.vocab_size=8000")(tokenizer_command.tokenizer)
 
 

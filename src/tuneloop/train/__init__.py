@@ -16,19 +16,25 @@ stage.py       records -> bundle
 """
 
 from tuneloop.train.config import TrainConfig
+from tuneloop.train.parallel.launch import Cluster
+from tuneloop.train.parallel.launch import kubernetes as kubernetes_manifests
+from tuneloop.train.parallel.launch import slurm as slurm_script
 from tuneloop.train.parallel.world import World, rank_here, world
 from tuneloop.train.sections import LoraConfig
 from tuneloop.train.stage import TrainResult, follow, load, run, tokenise
 
 __all__ = [
+    "Cluster",
     "LoraConfig",
     "TrainConfig",
     "TrainResult",
     "World",
     "follow",
+    "kubernetes_manifests",
     "load",
     "rank_here",
     "run",
+    "slurm_script",
     "tokenise",
     "world",
 ]
