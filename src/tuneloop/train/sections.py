@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from tuneloop.config import Config
 
@@ -206,13 +207,19 @@ class ParallelConfig(Config):
     auto: deepspeed if ``deepspeed`` is set, else ddp."""
 
     deepspeed: str | None = None
-    """zero2, zero3, zero3_offload, or the path of a DeepSpeed JSON of your own."""
+    """zero2, zero3, zero3_offload, or the path of a DeepSpeed JSON of your own (relative to the YAML file)."""
 
     cpu_offload: bool = False
     """fsdp: weights and moments live in host memory and visit the GPU layer by layer."""
 
     timeout_s: float = Field(1800.0, gt=0)
     """A process that waits longer than this for another one ends with an error."""
+
+    @field_validator("deepspeed")
+    @classmethod
+    def _beside_the_yaml(cls, name: str | None, info: ValidationInfo) -> str | None:
+        folder = (info.context or {}).get("folder")
+        return str(Path(folder) / name) if name and name.endswith(".json") and folder else name
 
     @model_validator(mode="after")
     def _belongs_together(self) -> ParallelConfig:
