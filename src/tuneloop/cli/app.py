@@ -11,11 +11,12 @@ from typing import Annotated
 import typer
 
 from tuneloop import __version__
+from tuneloop.cli import launch as launch_commands
 from tuneloop.cli import merge as merge_command
 from tuneloop.cli import stages
 from tuneloop.cli import tokenizer as tokenizer_command
 from tuneloop.cli.options import Json, RunName, print_json
-from tuneloop.errors import TuneloopError
+from tuneloop.errors import Interrupted, TuneloopError
 from tuneloop.progress import log
 
 EPILOG = (
@@ -42,7 +43,7 @@ def main() -> None:
         finally:
             sys.stdout.flush()
     except TuneloopError as error:
-        print(f"error: {error}", file=sys.stderr)
+        _say(error)
         raise SystemExit(error.exit_code) from None
     except KeyboardInterrupt:
         print("\nstopped", file=sys.stderr)
@@ -54,6 +55,15 @@ def main() -> None:
         traceback.print_exc()
         print(f"error: this is a bug in tuneloop {__version__}; please report it with the lines above", file=sys.stderr)
         raise SystemExit(1) from None
+
+
+def _say(error: TuneloopError) -> None:
+    """Two lines; of several processes that stop together only the main one speaks."""
+    rank = os.environ.get("RANK", "0") if "WORLD_SIZE" in os.environ else "0"
+    if rank == "0":
+        print(f"error: {error}", file=sys.stderr)
+    elif not isinstance(error, Interrupted):
+        print(f"error: (rank {rank}) {error}", file=sys.stderr)
 
 
 def _version(show: bool) -> None:
@@ -82,6 +92,7 @@ def init(
 
 
 stages.add_to(app)
+app.add_typer(launch_commands.app, name="launch")
 app.command(epilog="Example: tuneloop tokenizer --from texts/ tokenizer.vocab_size=8000")(tokenizer_command.tokenizer)
 app.command(epilog="Example: tuneloop merge runs/bank-support/train/bundle --dtype bfloat16")(merge_command.merge)
 

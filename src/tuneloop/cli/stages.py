@@ -171,12 +171,22 @@ def _do(
     as_json: bool,
     quiet: bool,
 ) -> LoopResult | None:
-    """Run a project up to a stage; returns the finished loop, or None after a dry run."""
-    loop = _loop(
-        project, overrides, shlex.join(["tuneloop", command, str(project), *(overrides or ())]), quiet or as_json
-    )
+    """Run a project up to a stage; returns the finished loop, or None after a dry run and in a process that only helps
+    to train (see ``tuneloop.train.world``)."""
+    from tuneloop.train import follow, rank_here, world
+
+    helper = rank_here() > 0
+    if helper and dry_run:
+        return None
+    said = shlex.join(["tuneloop", command, str(project), *(overrides or ())])
+    loop = _loop(project, overrides, said, quiet or as_json or helper)
     if not dry_run:
-        return loop.run(until)
+        with world(loop.config.train.parallel.timeout_s) as here:
+            if helper:
+                follow(here)
+                return None
+            loop.world = here
+            return loop.run(until)
     plan, root = loop.forecast(until), loop.run_folder.root
     if as_json:
         print_json({"run": root, "config": loop.config.model_dump(mode="json"), "plan": plan})

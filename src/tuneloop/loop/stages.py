@@ -80,6 +80,7 @@ class Loop:
     Args:
         config: The project.
         command: What to type to continue after an interruption.
+        world: The processes that train together; this is the main one of them.
     """
 
     needs: ClassVar[dict[str, tuple[str, ...]]] = {
@@ -94,8 +95,10 @@ class Loop:
         "compare-compressed": ("evaluate-tuned", "evaluate-compressed"),
     }
 
-    def __init__(self, config: ProjectConfig, *, command: str = "tuneloop run") -> None:
-        self.config, self.command = config, command
+    def __init__(
+        self, config: ProjectConfig, *, command: str = "tuneloop run", world: train.World | None = None
+    ) -> None:
+        self.config, self.command, self.world = config, command, world or train.World()
         self.run_folder = Run(config.runs_folder / config.name)
         self.done: dict[str, Any] = {}
         self.reused: list[str] = []
@@ -212,7 +215,7 @@ class Loop:
         def work(out: RunDir) -> train.TrainResult:
             return train.run(
                 config, base, records, out,
-                seed=seed, dtype=model.dtype, chat_template=model.chat_template, teacher=teacher,
+                seed=seed, dtype=model.dtype, chat_template=model.chat_template, teacher=teacher, world=self.world,
             )  # fmt: skip
 
         return config, self._inputs("data", model=self._model_hash(), seed=str(seed), **taught), work, train.load

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from tuneloop.progress import log
 from tuneloop.rundir import disk_error_in, fsync_path, sha256_file, write_atomic
 from tuneloop.train.companions import Companion, tensors_of
+from tuneloop.train.parallel.gather import cut_state, fill, whole_tree
+from tuneloop.train.parallel.world import ALONE, World
 
 STATE, WEIGHTS, OPTIMIZER = "state.json", "weights.safetensors", "optimizer.pt"
 
@@ -38,21 +40,30 @@ class Live:
     companions: Sequence[Companion] = ()
 
 
-def save(folder: Path, live: Live, position: Position, *, keep: int) -> Path:
+def save(folder: Path, live: Live, position: Position, *, keep: int, world: World = ALONE) -> Path:
     """Write ``folder/step-00000042`` and remove all but the newest ``keep``.
+
+    Of several processes the main one writes what all of them hold, and the others wait until it is on the disk.
 
     Raises:
         ResourceError: The disk is full. Earlier checkpoints are untouched.
     """
     final = folder / f"step-{position.step:08}"
-    rest = {
-        "optimizer": live.optimizer.state_dict(),
-        "rng": _rng(),
-        "companions": {c.name: c.state_dict() for c in live.companions},
-    }
-    _write(final, tensors_of(live.parameters), rest, asdict(position))
-    for old in sorted(folder.glob("step-*"))[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
+    with world.guarded():
+        tensors = tensors_of(live.parameters, keep=world.is_main)
+        rest = {
+            "optimizer": whole_tree(live.optimizer.state_dict(), keep=world.is_main),
+            "companions": whole_tree({c.name: c.state_dict() for c in live.companions}, keep=world.is_main),
+        }
+    own, *others = world.gather(_rng())
+    rest |= {"rng": own, "rng_of_others": others}
+
+    def write() -> None:
+        _write(final, tensors, rest, asdict(position))
+        for old in sorted(folder.glob("step-*"))[:-keep]:
+            shutil.rmtree(old, ignore_errors=True)
+
+    world.from_main(write)
     return final
 
 
@@ -112,14 +123,19 @@ def _rng() -> dict[str, Any]:
     }
 
 
-def restore(folder: Path, live: Live, plan_hash: str) -> Position | None:
-    """Load the newest whole checkpoint of this plan; None when there is none."""
+def restore(folder: Path, live: Live, plan_hash: str, world: World = ALONE) -> Position | None:
+    """Load the newest whole checkpoint of this plan, whatever number of processes wrote it; None when there is none."""
+    chosen = world.from_main(lambda: _newest(folder, plan_hash))
+    return None if chosen is None else _load(chosen, live, world)
+
+
+def _newest(folder: Path, plan_hash: str) -> Path | None:
     for candidate in sorted(folder.glob("step-*"), reverse=True):
         why = _damage(candidate, plan_hash)
         if why:
             log(f"  checkpoint {candidate.name} is passed over: {why}")
             continue
-        return _load(candidate, live)
+        return candidate
     return None
 
 
@@ -139,19 +155,29 @@ def _damage(candidate: Path, plan_hash: str | None = None) -> str | None:
 @torch.no_grad()
 def _copy(tensors: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> None:
     for name, tensor in tensors.items():
-        parameters[name].copy_(tensor)
+        fill(parameters[name], tensor)
 
 
-def _load(candidate: Path, live: Live) -> Position:
+def _load(candidate: Path, live: Live, world: World) -> Position:
     from safetensors.torch import load_file
 
     state = json.loads((candidate / STATE).read_text())
     _copy(load_file(candidate / WEIGHTS), live.parameters)
     rest = torch.load(candidate / OPTIMIZER, weights_only=True, map_location="cpu")
-    live.optimizer.load_state_dict(rest["optimizer"])
+    live.optimizer.load_state_dict(cut_state(rest["optimizer"], live.optimizer))
     for companion in live.companions:
         companion.load_state_dict(rest["companions"][companion.name])
-    torch.set_rng_state(rest["rng"]["cpu"])
-    if rest["rng"]["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(rest["rng"]["cuda"])
+    _set_rng([rest["rng"], *rest.get("rng_of_others", [])], world)
     return Position(state["step"], state["tokens"], state["plan_hash"])
+
+
+def _set_rng(saved: Sequence[Mapping[str, Any]], world: World) -> None:
+    """Everybody's own random numbers go on; of a world of another size, only the main process's can."""
+    if len(saved) != world.size and not world.is_main:
+        torch.set_rng_state(saved[0]["cpu"])
+        torch.manual_seed(int(torch.randint(2**62, ())) + world.rank)
+        return
+    own = saved[world.rank]
+    torch.set_rng_state(own["cpu"])
+    if own["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(own["cuda"])

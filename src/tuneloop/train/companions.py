@@ -10,6 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from tuneloop.train.parallel.gather import fill, whole
 from tuneloop.train.sections import ValidationConfig
 
 
@@ -85,7 +86,7 @@ class Average:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         for name, value in state.items():
-            self.average[name].copy_(value)
+            fill(self.average[name], value)
 
 
 class Patience:
@@ -127,6 +128,12 @@ class Patience:
         self.without_improvement = state["without_improvement"]
 
 
-def tensors_of(parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
-    """Copies on the CPU, as they are stored."""
-    return {name: p.detach().contiguous().cpu() for name, p in parameters.items()}
+def tensors_of(parameters: Mapping[str, nn.Parameter], *, keep: bool = True) -> dict[str, Tensor]:
+    """Whole copies on the CPU, as they are stored. Collective where a process holds parts; without ``keep`` it only takes
+    part in the gathering and returns {}."""
+    tensors: dict[str, Tensor] = {}
+    for name, p in parameters.items():
+        full = whole(p)
+        if keep:
+            tensors[name] = full.detach().contiguous().cpu()
+    return tensors

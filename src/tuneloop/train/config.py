@@ -15,6 +15,7 @@ from tuneloop.train.sections import (
     LoraConfig,
     MemoryConfig,
     OptimizerConfig,
+    ParallelConfig,
     PrefixConfig,
     SelectConfig,
     ValidationConfig,
@@ -113,7 +114,11 @@ class TrainConfig(Config):
         "freeze_trainable_modules": "freeze.modules",
         "num_virtual_tokens": "prefix.tokens",
         "report_to": "trackers",
+        "deepspeed": "parallel.deepspeed",
+        "ddp_timeout": "parallel.timeout_s",
     }
+
+    incidental: ClassVar[tuple[str, ...]] = ("parallel",)
 
     method: MethodName = "lora"
     """What trains: adapters, all weights, a part of them, or ``stages`` one after another."""
@@ -184,6 +189,9 @@ class TrainConfig(Config):
 
     memory: MemoryConfig = MemoryConfig()
     """How a step is computed."""
+
+    parallel: ParallelConfig = ParallelConfig()
+    """How several processes share the work."""
 
     trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ("tensorboard",)
     """Where metrics go besides metrics.jsonl."""

@@ -28,7 +28,8 @@ from tuneloop.train.gauge import Gauge
 from tuneloop.train.methods import companions_of
 from tuneloop.train.objectives import Objective, total_weight
 from tuneloop.train.oom import Passes
-from tuneloop.train.optimise import build_optimizer, learning_rate, trained_parameters
+from tuneloop.train.optimise import learning_rate, trained_parameters
+from tuneloop.train.parallel.place import Placed
 from tuneloop.train.plan import BatchPlan
 from tuneloop.train.samples import Sampler
 from tuneloop.train.trackers import trackers
@@ -88,7 +89,10 @@ class Loop:
         out: RunDir,
         start: Start,
         sampler: Sampler | None = None,
+        placed: Placed | None = None,
     ) -> None:
+        self.placed = placed or Placed(model)
+        self.world = self.placed.world
         self.model, self.objective, self.plan, self.config = model, objective, plan, config
         self.examples, self.validation, self.out, self.start = examples, validation, out, start
         self.sampler, self.passes, self.gauge = sampler, Passes(), Gauge(model)
@@ -97,7 +101,7 @@ class Loop:
         self.average = Average(self.parameters, config.optimizer.ema_decay) if config.optimizer.ema_decay else None
         own: list[Companion] = [self.patience, self.passes, *([self.average] if self.average else [])]
         self.companions = [*own, *companions_of(model, objective, examples, config)]
-        self.optimizer = build_optimizer(self.parameters, config)
+        self.optimizer = self.placed.optimizer(self.parameters, config)
         self.holders = [c for c in self.companions if isinstance(c, HoldsOptimizer)]
         for holder in self.holders:
             holder.attach(self.optimizer)
@@ -112,10 +116,10 @@ class Loop:
 
     def run(self) -> Fitted:
         total = len(self.plan.steps)
-        position = checkpoint.restore(self.folder, self.live, self.plan.hash)
+        position = checkpoint.restore(self.folder, self.live, self.plan.hash, self.world)
         self.position = position or checkpoint.Position(0, 0, self.plan.hash)
         first = self.position.step
-        last = _cut_metrics(self.out, self.start.steps + first)
+        last = self.world.from_main(lambda: _cut_metrics(self.out, self.start.steps + first))
         self.loss, self.validation_loss = last.get("loss", math.nan), last.get("validation_loss")
         self.watch = Watch(self.out, self.start.steps, self.config.optimizer, total)
         if self.sampler:
@@ -123,9 +127,10 @@ class Loop:
         if first:
             log(f"  continuing after step {first} of {total}")
         with ExitStack() as stack:
-            self.stopped = stack.enter_context(_stop_requests())
+            self.stopped = stack.enter_context(_stop_requests(twice=self.world.alone))
             bar = stack.enter_context(Progress(self.start.name or "training", total, "steps"))
-            self.track = stack.enter_context(trackers(self.out, self.config, self.start.steps + first))
+            if self.world.is_main:
+                self.track = stack.enter_context(trackers(self.out, self.config, self.start.steps + first))
             stack.enter_context(self.gauge)
             bar.resume_at(first)
             for step in range(first, total):
@@ -143,11 +148,11 @@ class Loop:
         rate = learning_rate(step, len(self.plan.steps), self.config)
         rows = [[self.examples[i] for i in micro] for micro in self.plan.steps[step]]
         limit = self.config.optimizer.max_grad_norm
-        self.loss, norm = self.passes.attempt(
-            self.optimizer,
-            rows,
-            lambda passes: optimizer_step(self.model, self.objective, self.optimizer, passes, rate, limit),
-        )
+
+        def attempt(passes: Sequence[Sequence[Example]]) -> tuple[float, float]:
+            return optimizer_step(self.model, self.objective, self.optimizer, passes, rate, limit, self.placed)
+
+        self.loss, norm = self.passes.attempt(self.optimizer, rows, attempt)
         if not math.isfinite(self.loss) or not math.isfinite(norm):
             raise _not_finite(self.loss, rows, self.start.steps + step, self.folder)
         for companion in self.companions:
@@ -171,11 +176,12 @@ class Loop:
             self._validate()
         minutes = (time.monotonic() - self.clock.saved_at) / 60
         settings = self.config.checkpoint
-        due = (step + 1) % settings.every_steps == 0 or minutes >= settings.every_minutes
-        if self.stopped() or step + 1 == total or due or self.patience.exhausted:
-            checkpoint.save(self.folder, self.live, self.position, keep=settings.keep)
+        stopped, late = self.world.any(self.stopped(), minutes >= settings.every_minutes)  # a signal to one is for all
+        due = (step + 1) % settings.every_steps == 0 or late
+        if stopped or step + 1 == total or due or self.patience.exhausted:
+            checkpoint.save(self.folder, self.live, self.position, keep=settings.keep, world=self.world)
             self.clock.saved_at = time.monotonic()
-        if self.stopped() and step + 1 < total:
+        if stopped and step + 1 < total:
             raise Interrupted(
                 f"stopped after step {step + 1} of {total}; a checkpoint is written",
                 hint="type the same command again to continue",
@@ -184,15 +190,16 @@ class Loop:
     def _validate(self) -> None:
         with self.averaged():
             self.validation_loss = evaluate_loss(
-                self.model, self.objective, self.validation, self.config.batch_size * 4
+                self.model, self.objective, self.validation, self.config.batch_size * 4, self.placed
             )
             self._log(validation_loss=self.validation_loss)
-            if self.sampler:
+            if self.sampler and self.world.is_main:
                 self.sampler.ask(self.model, self.start.steps + self.position.step)
-            better = self.patience.improved(self._watched(), self.position.step)
+            better = self.patience.improved(self.world.from_main(self._watched), self.position.step)
             if better and self.config.validation.keeps_best:
                 facts = {"step": self.position.step, "plan_hash": self.plan.hash}
-                checkpoint.save_weights(self.folder / BEST, tensors_of(self.parameters), facts)
+                tensors = tensors_of(self.parameters, keep=self.world.is_main)
+                self.world.from_main(lambda: checkpoint.save_weights(self.folder / BEST, tensors, facts))
         if self.patience.exhausted:
             log(
                 f"  stopping early: {self.config.validation.metric} was best after step "
@@ -242,6 +249,8 @@ class Loop:
         )
 
     def _log(self, **values: float) -> None:
+        if not self.world.is_main:
+            return
         step = self.start.steps + self.position.step
         if "loss" in values:
             self.out.log_metrics(step=step, tokens=self.start.tokens + self.position.tokens, **values)
@@ -261,6 +270,7 @@ def fit(
     out: RunDir,
     start: Start | None = None,
     sampler: Sampler | None = None,
+    placed: Placed | None = None,
 ) -> Fitted:
     """Train to the end of the plan, from the newest whole checkpoint if there is one.
 
@@ -268,7 +278,7 @@ def fit(
         Interrupted: SIGINT or SIGTERM arrived; a checkpoint was written.
         ModelError: The loss is not finite; the rows of the step are named.
     """
-    return Loop(model, objective, examples, validation, plan, config, out, start or Start(), sampler).run()
+    return Loop(model, objective, examples, validation, plan, config, out, start or Start(), sampler, placed).run()
 
 
 def optimizer_step(
@@ -278,38 +288,41 @@ def optimizer_step(
     rows: Sequence[Sequence[Example]],
     rate: float,
     max_grad_norm: float,
+    placed: Placed | None = None,
 ) -> tuple[float, float]:
-    """One optimizer step. Every token of the whole step weighs the same, however it was cut into micro-batches.
+    """One optimizer step. Every token of the whole step weighs the same, however it was cut into micro-batches and
+    whichever process computes it.
 
     Returns:
         The mean loss per label token (nats) and the norm of the gradient before clipping.
     """
+    placed = placed or Placed(model)
     model.train()
     weight = sum(total_weight(micro) for micro in rows)
     total = 0.0
-    for micro in rows:
-        loss = objective(model, micro) / weight
-        loss.backward()  # type: ignore[no-untyped-call]
+    for micro, counts in placed.passes(rows):
+        loss = placed.loss(objective, micro) / weight * counts
+        placed.backward(loss)
         total += loss.item()
-    trained = [p for p in model.parameters() if p.requires_grad]
-    norm = float(torch.nn.utils.clip_grad_norm_(trained, max_grad_norm))
-    if math.isfinite(norm):
-        for group in optimizer.param_groups:
-            group["lr"] = rate * group.get("scale", 1.0)
-        optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    return total, norm
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group.get("scale", 1.0)
+    norm = placed.update(optimizer, max_grad_norm)
+    return placed.world.sum([total])[0], norm
 
 
 @torch.no_grad()
-def evaluate_loss(model: nn.Module, objective: Objective, examples: Sequence[Example], batch_size: int) -> float:
+def evaluate_loss(
+    model: nn.Module,
+    objective: Objective,
+    examples: Sequence[Example],
+    batch_size: int,
+    placed: Placed | None = None,
+) -> float:
     """Mean loss per label token over all examples, in nats."""
     model.eval()
     order = sorted(range(len(examples)), key=lambda i: len(examples[i].input_ids))
-    total = 0.0
-    for at in range(0, len(order), batch_size):
-        total += objective(model, [examples[i] for i in order[at : at + batch_size]]).item()
-    return total / total_weight(examples)
+    batches = [[examples[i] for i in order[at : at + batch_size]] for at in range(0, len(order), batch_size)]
+    return (placed or Placed(model)).evaluate(objective, batches) / total_weight(examples)
 
 
 def _validates(step: int, plan: BatchPlan, config: TrainConfig) -> bool:
@@ -341,8 +354,9 @@ def forget(out: RunDir) -> None:
 
 
 @contextmanager
-def _stop_requests() -> Iterator[Any]:
-    """SIGINT and SIGTERM ask the loop to stop after the current step; a second one acts at once."""
+def _stop_requests(*, twice: bool = True) -> Iterator[Any]:
+    """SIGINT and SIGTERM ask the loop to stop after the current step; a second one acts at once, unless the processes of a
+    run get them both directly and from their launcher (``twice=False``)."""
     asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield asked.is_set
@@ -351,8 +365,9 @@ def _stop_requests() -> Iterator[Any]:
 
     def ask(number: int, _frame: FrameType | None) -> None:
         asked.set()
-        signal.signal(number, before[signal.Signals(number)])
-        log("\n  stopping after this step (once more: at once)")
+        if twice:
+            signal.signal(number, before[signal.Signals(number)])
+        log("\n  stopping after this step" + (" (once more: at once)" if twice else ""))
 
     for number in before:
         signal.signal(number, ask)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from tuneloop.train.config import ADAPTERS, TrainConfig
 from tuneloop.train.methods import border, merge, prepare
 from tuneloop.train.objectives import Objective
 from tuneloop.train.optimise import trained_parameters
+from tuneloop.train.parallel.place import place, suited
+from tuneloop.train.parallel.world import ALONE, World
 from tuneloop.train.plan import BatchPlan
 from tuneloop.train.samples import Sampler
 from tuneloop.types import Example
@@ -49,6 +52,7 @@ def train_phases(
     out: RunDir,
     seed: int = 0,
     sampler: Sampler | None = None,
+    world: World = ALONE,
 ) -> Trained:
     """Run every stage of a configuration (an ordinary run has one).
 
@@ -62,12 +66,13 @@ def train_phases(
         out: The run.
         seed: Of what a later stage draws, so that it does not depend on whether the earlier ones ran in this process.
         sampler: Answers validation questions while training.
+        world: The processes that train together; each ends with the whole model.
 
     Raises:
         Interrupted: Stopped by a signal, with a checkpoint.
         ModelError: The loss is not finite.
     """
-    phases = config.phases()
+    phases = [suited(phase, world) for phase in config.phases()]
     fitted = loop.Fitted(0, 0, float("nan"), None, 0.0)
     wrapped: TrainConfig | None = None
     for number, phase in enumerate(phases):
@@ -80,24 +85,26 @@ def train_phases(
         wrapped = phase if phase.method in ADAPTERS else None
         alone = len(phases) == 1
         start = loop.Start() if alone else _start(config, number, fitted)
-        place = Path(out.path) / start.folder / FINAL
+        final = Path(out.path) / start.folder / FINAL
         plan = plan_of(number, phase)
-        parameters = trained_parameters(model)
-        facts = None if alone else checkpoint.load_weights(place, parameters)
+        facts = None if alone else checkpoint.load_weights(final, trained_parameters(model))
         if facts is not None and facts["plan_hash"] == plan.hash:
             fitted = loop.Fitted(**facts["fitted"])
             log(f"  {start.name}: already done")
             continue
         if not alone:
             log(f"  {start.name}: {phase.method}, {len(plan.steps)} steps at {phase.peak_learning_rate:g}")
+        placed = place(model, phase, world)
         objective = border.from_border(
-            model, objective_of(model, phase), examples, validation, plan, phase, place.parent
+            placed.model, objective_of(placed.model, phase), examples, validation, plan, phase, final.parent
         )
-        fitted = loop.fit(model, objective, examples, validation, plan, phase, out, start, sampler)
+        fitted = loop.fit(placed.model, objective, examples, validation, plan, phase, out, start, sampler, placed)
+        model = placed.restore()
         if not alone:
+            kept = tensors_of(trained_parameters(model))
             facts = {"fitted": asdict(fitted), "plan_hash": plan.hash}
-            checkpoint.save_weights(place, tensors_of(parameters), facts)
-            border.forget(place.parent)
+            world.from_main(partial(checkpoint.save_weights, final, kept, facts))
+            world.from_main(partial(border.forget, final.parent))
     # One adapter from the first stage to the last is an adapter of the base; after a merge it is not.
     adapter = wrapped is not None and all(_same_adapter(phases[0], p) for p in phases)
     if wrapped is not None and not adapter:

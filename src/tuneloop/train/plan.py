@@ -70,7 +70,7 @@ def draw(
         groups = list(_groups(order, lengths_tokens, rows, tokens_per_step, full=full))
         if epoch == last - 1 and (part := epochs - (last - 1)) < 1:
             groups = groups[: max(1, math.ceil(len(groups) * part))]
-        steps += [_spread(group, lengths_tokens, batch_size, max_tokens_per_pass) for group in groups]
+        steps += [spread(group, lengths_tokens, batch_size, max_tokens_per_pass) for group in groups]
         ends.append(len(steps))
         if max_steps and len(steps) >= max_steps:
             steps, ends[-1] = steps[:max_steps], max_steps
@@ -100,7 +100,7 @@ def _groups(
         yield group
 
 
-def _spread(
+def spread(
     rows: Sequence[int], lengths: Sequence[int], batch_size: int, max_tokens: int | None
 ) -> tuple[tuple[int, ...], ...]:
     """Longest first into the lightest micro-batch that has room."""

@@ -209,3 +209,45 @@ class MemoryConfig(Config):
 
     compile: Literal["auto", "on", "off"] = "auto"
     """torch.compile of the decoder block; auto: on a GPU for runs long enough to repay it."""
+
+
+class ParallelConfig(Config):
+    """How several processes (``torchrun``, ``accelerate launch``) share one run. Nothing here changes the loss."""
+
+    strategy: Literal["auto", "ddp", "fsdp", "deepspeed"] = "auto"
+    """ddp: every process holds the whole model; fsdp: each holds a part of every layer (FSDP2); deepspeed: ZeRO.
+    auto: deepspeed if ``deepspeed`` is set, else ddp."""
+
+    deepspeed: str | None = None
+    """zero2, zero3, zero3_offload, or the path of a DeepSpeed JSON of your own (relative to the YAML file)."""
+
+    cpu_offload: bool = False
+    """fsdp: weights and moments live in host memory and visit the GPU layer by layer."""
+
+    timeout_s: float = Field(1800.0, gt=0)
+    """A process that waits longer than this for another one ends with an error."""
+
+    @field_validator("deepspeed")
+    @classmethod
+    def _beside_the_yaml(cls, name: str | None, info: ValidationInfo) -> str | None:
+        folder = (info.context or {}).get("folder")
+        return str(Path(folder) / name) if name and name.endswith(".json") and folder else name
+
+    @model_validator(mode="after")
+    def _belongs_together(self) -> ParallelConfig:
+        if self.strategy == "deepspeed" and self.deepspeed is None:
+            raise ValueError("strategy: deepspeed needs a preset or a file\nhint: deepspeed: zero3")
+        if self.deepspeed is not None and self.strategy not in ("auto", "deepspeed"):
+            raise ValueError(
+                f"deepspeed: {self.deepspeed} and strategy: {self.strategy} contradict each other\nhint: keep one"
+            )
+        if self.cpu_offload and self.strategy != "fsdp":
+            raise ValueError("cpu_offload belongs to strategy: fsdp\nhint: with DeepSpeed: deepspeed: zero3_offload")
+        return self
+
+    @property
+    def kind(self) -> Literal["ddp", "fsdp", "deepspeed"]:
+        """The strategy, decided."""
+        if self.strategy == "auto":
+            return "deepspeed" if self.deepspeed else "ddp"
+        return self.strategy

@@ -22,7 +22,8 @@ from tuneloop.models import (
 from tuneloop.progress import log
 from tuneloop.rundir import RunDir, read_json, write_atomic
 from tuneloop.train.config import TrainConfig
-from tuneloop.train.rows import tokenise
+from tuneloop.train.parallel.world import ALONE, World, hand_out, jobs
+from tuneloop.train.rows import Rows, tokenise
 from tuneloop.train.teaching import open_teacher
 from tuneloop.types import Example
 
@@ -68,6 +69,7 @@ def run(
     chat_template: str | None = None,
     teacher: Path | None = None,
     rehearsal: list[tuple[int, int]] | None = None,
+    world: World = ALONE,
 ) -> TrainResult:
     """Train on ``train.jsonl``, watch ``validation.jsonl``, write a bundle.
 
@@ -81,48 +83,17 @@ def run(
         chat_template: For a tokenizer that has none; see ``tuneloop.chat.Chat``.
         teacher: The model folder to learn from, for ``objective: distil``.
         rehearsal: Do two steps of each stage only; receives steps and tokens of each in the whole run (see ``train.rehearse``).
+        world: Of several processes the main one calls this; the others wait in ``follow`` and take part.
 
     Raises:
         DataError: No usable training row.
         Interrupted: Stopped by a signal, with a checkpoint.
     """
-    import torch
+    from tuneloop.train import loop, preflight, watch
 
-    from tuneloop.train import loop, methods, objectives, preflight, samples, trackers, watch
-    from tuneloop.train.phases import train_phases
-    from tuneloop.train.plan import size, two_steps
-
-    four_bit = methods.four_bit(config)
-    trackers.require(config.trackers)
-    torch.manual_seed(seed)
-    tokenizer = load_tokenizer(model_folder)
-    chat = Chat(tokenizer, template=chat_template)
-    rows = tokenise(chat, records_folder, "train", config)
-    rows.require(records_folder)
-    examples, validation = rows.examples, tokenise(chat, records_folder, "validation", config).examples
-    plans = [plan_of(examples, phase, seed + number) for number, phase in enumerate(config.phases())]
-    if rehearsal is not None:
-        rehearsal += [size(examples, plan) for plan in plans]
-        plans, validation = [two_steps(examples, plan) for plan in plans], validation[: 4 * config.batch_size]
-    write_atomic(out / PLAN, json.dumps({"ids": [e.id for e in examples], "stages": [p.to_json() for p in plans]}))
-    tokens, steps = sum(len(e.input_ids) for e in examples), sum(len(p.steps) for p in plans)
-    log(f"  {len(examples):,} rows, {tokens:,} tokens, {steps} steps")
-    watch.check_rows(out, rows.lengths_tokens, config.max_length_tokens, rows.left_out)
-    preflight.check(config, model_folder, examples, plans, out, dtype)
-    asked = validation[: config.validation.samples]
-    student = load_model(model_folder, dtype=dtype, four_bit=four_bit)
-    known = open_teacher(config, teacher, student, tokenizer, [*examples, *validation], out, dtype=dtype)
-    trained = train_phases(
-        student,
-        config,
-        examples,
-        validation,
-        lambda number, _: plans[number],
-        partial(objectives.create, teacher=known),
-        out,
-        seed,
-        samples.Sampler(chat, asked, out) if asked else None,
-    )
+    job = _Job(config, model_folder, records_folder, out, seed, dtype, chat_template, teacher)
+    hand_out(world, {"job": job})
+    trained, tokenizer, rows = _fit(job, world, rehearsal)
     model: Any = trained.model
     bundle = _save(trained, tokenizer, model_folder, records_folder, config, out)
     result = TrainResult(
@@ -134,7 +105,7 @@ def run(
         left_out=dict(rows.left_out),
         peak_memory_bytes=peak_bytes(),
         rows_in=rows.rows_in,
-        examples=len(examples),
+        examples=len(rows.examples),
         parts_left_out=dict(rows.parts_left_out),
         estimated_memory_bytes=preflight.estimated_bytes(out),
         warnings=[dict(line) for line in watch.warnings_of(out)],
@@ -142,6 +113,84 @@ def run(
     out.write_json(RESULT, {k: getattr(result, k) for k in result.__slots__ if k != "bundle"} | {"seed": seed})
     loop.forget(out)
     return result
+
+
+def follow(world: World) -> None:
+    """What every process but the main one does: take part in its trainings until it ends.
+
+    Raises:
+        ResourceError: The main process is gone.
+        Interrupted: Stopped by a signal, with a checkpoint.
+    """
+    for told in jobs(world):
+        _fit(told["job"], world)
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """What ``run`` was asked for, as the other processes need to know it. Folders are on a disk that all of them see."""
+
+    config: TrainConfig
+    model_folder: Path
+    records_folder: Path
+    out: RunDir
+    seed: int
+    dtype: str
+    chat_template: str | None
+    teacher: Path | None
+
+
+def _fit(job: _Job, world: World, rehearsal: list[tuple[int, int]] | None = None) -> tuple[Trained, Any, Rows]:
+    """The part of a training in which every process takes part; returns model, tokenizer and rows."""
+    import torch
+
+    from tuneloop.train import methods, objectives, preflight, samples, trackers, watch
+    from tuneloop.train.parallel.place import loading
+    from tuneloop.train.phases import train_phases
+    from tuneloop.train.plan import size, two_steps
+
+    config, out = job.config, job.out
+    four_bit = methods.four_bit(config)
+    trackers.require(config.trackers)
+    torch.manual_seed(job.seed)
+    tokenizer = load_tokenizer(job.model_folder)
+    chat = Chat(tokenizer, template=job.chat_template)
+    rows = tokenise(chat, job.records_folder, "train", config)
+    rows.require(job.records_folder)
+    examples, validation = rows.examples, tokenise(chat, job.records_folder, "validation", config).examples
+    plans = [plan_of(examples, phase, job.seed + number) for number, phase in enumerate(config.phases())]
+    if rehearsal is not None:
+        rehearsal += [size(examples, plan) for plan in plans]
+        plans, validation = [two_steps(examples, plan) for plan in plans], validation[: 4 * config.batch_size]
+    tokens, steps = sum(len(e.input_ids) for e in examples), sum(len(p.steps) for p in plans)
+    log(f"  {len(examples):,} rows, {tokens:,} tokens, {steps} steps")
+
+    def prepare() -> None:
+        text = json.dumps({"ids": [e.id for e in examples], "stages": [p.to_json() for p in plans]})
+        write_atomic(out / PLAN, text)
+        watch.check_rows(out, rows.lengths_tokens, config.max_length_tokens, rows.left_out)
+        preflight.check(config, job.model_folder, examples, plans, out, job.dtype)
+
+    world.from_main(prepare)
+    asked = validation[: config.validation.samples]
+    dtype, device = loading(config, world, job.dtype)
+    student = load_model(job.model_folder, dtype=dtype, device=device, four_bit=four_bit)
+    teach = partial(open_teacher, config, job.teacher, student, tokenizer, [*examples, *validation], out, dtype=dtype)
+    known = teach() if world.is_main else None
+    world.barrier()  # what a teacher says is computed by one process and found by the others
+    trained = train_phases(
+        student,
+        config,
+        examples,
+        validation,
+        lambda number, _: plans[number],
+        partial(objectives.create, teacher=known if world.is_main else teach()),
+        out,
+        job.seed,
+        samples.Sampler(chat, asked, out) if asked and world.is_main else None,
+        world,
+    )
+    return trained, tokenizer, rows
 
 
 def load(out: RunDir) -> TrainResult:
