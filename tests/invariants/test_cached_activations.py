@@ -70,7 +70,7 @@ def test_cached_equals_the_plain_padded_run(arch: str, last_layers: int, tmp_pat
     assert list((tmp_path / "cached/checkpoints/activations").glob("*.bin"))
     assert losses_of(tmp_path / "cached") == pytest.approx(losses_of(tmp_path / "plain"), abs=1e-5)
     for name, weight in expected.items():
-        assert (ours[name] - weight).norm() <= 1e-4 * weight.norm(), name
+        assert (ours[name] - weight).norm() <= 1e-4 * max(1.0, weight.norm()), name  # biases are near zero
 
 
 @pytest.mark.parametrize("share", [True, False])
