@@ -48,6 +48,8 @@ class FlatDistil:
         known = self.teacher.known(examples, batch)
         hidden_NC = hidden_states(model, batch.input_ids_1T, batch.layout)[0].index_select(0, batch.source_N)
         head: Any = causal_model(model)
+        if len(hidden_NC) <= CHUNK:
+            return self._chunk(head.lm_head, hidden_NC, batch.target_N, batch.weight_N, *known)
         total = hidden_NC.new_zeros((), dtype=torch.float32)
         for at in range(0, len(hidden_NC), CHUNK):
             part = slice(at, at + CHUNK)
