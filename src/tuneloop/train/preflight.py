@@ -27,6 +27,11 @@ from tuneloop.train.config import LORA_FAMILY, TrainConfig
 from tuneloop.train.plan import BatchPlan
 from tuneloop.types import Example
 
+RETAINED = 1.5
+"""On a CPU activations take this many times their size: the C library keeps part of what it is given back. SmolLM2-135M in
+float32 on glibc, estimate over measured peak (VmHWM): adapters 0.97, 0.95, 0.87 at 512, 1,024 and 2,048 tokens a pass,
+full 1.09 and 1.13 at 512 and 1,024."""
+
 LOOKED_AT = 64
 """Passes whose shared beginnings are counted: those with the most tokens before sharing."""
 
@@ -166,9 +171,8 @@ def need_of(config: TrainConfig, model_folder: Path, shape: Shape, device: str, 
             averaged=config.optimizer.ema_decay > 0,
             trained_parameters=_trained(config, sizes),
         )
-        return Need(
-            replace(found, activations=found.activations + _besides(config, sizes, shape)), shape, recompute, free
-        )
+        kept = int(found.activations * (RETAINED if device == "cpu" else 1)) + _besides(config, sizes, shape)
+        return Need(replace(found, activations=kept), shape, recompute, free)
 
     first = made(setting == "on")
     return made(True) if setting == "auto" and not first.fits else first
