@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from tuneloop.errors import ModelError
 from tuneloop.models import ATTENTION, causal_model, register
+from tuneloop.train import kernels
 from tuneloop.train.config import TrainConfig
 from tuneloop.train.objectives.flat import FlatSft
 from tuneloop.train.objectives.plain import PlainSft
@@ -56,6 +57,7 @@ def sft(model: nn.Module, *, padding_free: bool, share_prefixes: bool, label_smo
     """
     inner: Any = causal_model(model)
     if not padding_free:
+        kernels.remove(model)
         inner.set_attn_implementation("sdpa")
         return PlainSft(label_smoothing=label_smoothing)
     text = inner.config.get_text_config()
@@ -66,4 +68,5 @@ def sft(model: nn.Module, *, padding_free: bool, share_prefixes: bool, label_smo
         )
     register()
     inner.set_attn_implementation(ATTENTION)
+    kernels.apply(model)
     return FlatSft(share_prefixes=share_prefixes, label_smoothing=label_smoothing)
