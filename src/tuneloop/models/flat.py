@@ -21,6 +21,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from tuneloop.errors import ModelError
+from tuneloop.models.attention import Tiled, fits, gather
 
 ATTENTION = "tuneloop_flat"
 """Name of the attention function in transformers' registry."""
@@ -205,23 +206,16 @@ def _tile(
     return Tile(start, end, keys, mask)
 
 
-def _gather(x_BHTD: Tensor, ranges: Sequence[tuple[int, int]]) -> Tensor:
-    if len(ranges) == 1:
-        return x_BHTD[:, :, ranges[0][0] : ranges[0][1]]
-    return torch.cat([x_BHTD[:, :, a:b] for a, b in ranges], dim=2)
-
-
 def attend(q_1HTD: Tensor, k_1GTD: Tensor, v_1GTD: Tensor, plan: Layout, scaling: float) -> Tensor:
-    """Attention of a flat row: H query heads over G key heads; the result is 1 x T x H x Dv.
-
-    The queries of the heads that share a key head are stacked instead of repeating keys and values.
-    """
+    """Attention of a flat row: H query heads over G key heads; the result is 1 x T x H x Dv."""
+    if fits(q_1HTD, k_1GTD, v_1GTD):
+        return Tiled.apply(q_1HTD, k_1GTD, v_1GTD, plan, scaling)  # type: ignore[no-any-return, no-untyped-call]
     heads, groups = q_1HTD.shape[1], k_1GTD.shape[1]
     repeat = heads // groups
     out: list[Tensor] = []
     for tile in plan.tiles:
         q = q_1HTD[:, :, tile.start : tile.end]
-        k, v = _gather(k_1GTD, tile.keys), _gather(v_1GTD, tile.keys)
+        k, v = gather(k_1GTD, tile.keys), gather(v_1GTD, tile.keys)
         if repeat > 1:
             k, v = k.repeat_interleave(repeat, 1), v.repeat_interleave(repeat, 1)
         o = scaled_dot_product_attention(q, k, v, attn_mask=tile.mask_QK, is_causal=tile.mask_QK is None, scale=scaling)
