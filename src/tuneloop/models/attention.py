@@ -61,9 +61,7 @@ class Tiled(torch.autograd.Function):
             k, v = (_repeated(gather(x, tile.keys), heads) for x in (k_1GTD, v_1GTD))
             g, q, o = (x[:, :, tile.start : tile.end] for x in (g_1HTD, q_1HTD, out_1HTD))
             causal = tile.mask_QK is None
-            dq, dk, dv = _backward(
-                g, q, k, v, o, logsumexp, 0.0, causal, attn_mask=tile.mask_QK, scale=ctx.scaling
-            )
+            dq, dk, dv = _backward(g, q, k, v, o, logsumexp, 0.0, causal, attn_mask=tile.mask_QK, scale=ctx.scaling)
             q_gradient[:, :, tile.start : tile.end] = dq
             for whole, part in ((k_gradient, _summed(dk, groups)), (v_gradient, _summed(dv, groups))):
                 at = 0
@@ -82,4 +80,4 @@ def _repeated(x_1GTD: Tensor, heads: int) -> Tensor:
 def _summed(x_1HTD: Tensor, groups: int) -> Tensor:
     """The gradient of ``_repeated``."""
     heads = x_1HTD.shape[1]
-    return x_1HTD if groups == heads else x_1HTD.unflatten(1, (groups, heads // groups)).sum(2)
+    return x_1HTD if groups == heads else x_1HTD.view(1, groups, heads // groups, *x_1HTD.shape[2:]).sum(2)

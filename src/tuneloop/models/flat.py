@@ -11,8 +11,9 @@ registered under ``ATTENTION``, and gets its ``Layout`` as a keyword argument th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -29,9 +30,11 @@ ATTENTION = "tuneloop_flat"
 TILE_AREA = 96 * 96
 """Queries x keys below which nodes are always computed together under one mask (measured on AVX2 and AVX-512 CPUs)."""
 
-TILE_WASTE = 1.5
+TILE_WASTE = 1.25
 """A tile may compute this many times the scores that are needed."""
 
+QUERY_BLOCK = 128
+"""Queries of one long node that are computed together: a causal square in one piece computes twice what is needed."""
 
 MIN_SHARED_TOKENS = 8
 """A shorter shared beginning is computed again: splitting it off would cost more than it saves."""
@@ -64,6 +67,12 @@ class Forest:
             for r in range(len(rows)):
                 forest._node(rows, [r], 0, len(rows[r]), -1)
         return forest
+
+    def fill(self, tokens: int) -> None:
+        """Append a tree of its own with this many tokens, which no row is placed in."""
+        if tokens:
+            self.nodes.append(Node(len(self.tokens), len(self.tokens) + tokens))
+            self.tokens.extend([0] * tokens)
 
     def _node(self, rows: Sequence[Sequence[int]], group: Sequence[int], start: int, end: int, parent: int) -> int:
         """Append tokens [start, end) that all rows of the group share; returns the node's index."""
@@ -117,18 +126,23 @@ class Tile:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How one flat row of T tokens attends: computed once, used by every layer."""
+    """How one flat row of T tokens attends: computed once, used by every layer.
+
+    ``rows_N`` says which rows of the last layer are asked for, where its layer can narrow (``tuneloop.train.kernels``).
+    """
 
     tiles: tuple[Tile, ...]
     position_ids_1T: Tensor
     longest: int
+    rows_N: Tensor | None = None
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Layout:
         """Masks in the model's dtype on its device."""
         tiles = tuple(
             Tile(t.start, t.end, t.keys, None if t.mask_QK is None else t.mask_QK.to(device, dtype)) for t in self.tiles
         )
-        return Layout(tiles, self.position_ids_1T.to(device), self.longest)
+        rows_N = None if self.rows_N is None else self.rows_N.to(device)
+        return Layout(tiles, self.position_ids_1T.to(device), self.longest, rows_N)
 
 
 def _ancestry(nodes: Sequence[Node], i: int) -> list[int]:
@@ -153,51 +167,65 @@ def _length(ranges: Sequence[tuple[int, int]]) -> int:
     return sum(end - start for start, end in ranges)
 
 
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """Queries [start, end) of one node, the key ranges they see, and how many scores that is."""
+
+    start: int
+    end: int
+    node: int
+    keys: tuple[tuple[int, int], ...]
+
+    @property
+    def area(self) -> int:
+        return (self.end - self.start) * _length(self.keys)
+
+
 def layout(nodes: Sequence[Node]) -> Layout:
     """Plan the attention of a forest.
 
-    Neighbouring nodes are gathered into tiles while the scores computed in vain stay few: a call per tiny node would
-    cost more than the waste.
+    A long node is cut into blocks of queries, as the first ones need few keys. Neighbouring pieces are gathered into
+    tiles while the scores computed in vain stay few: a call per tiny node would cost more than the waste.
 
     Args:
         nodes: In depth-first order, together covering [0, T) without gaps.
     """
     paths = [_ancestry(nodes, i) for i in range(len(nodes))]
-    seen = [tuple((nodes[j].start, nodes[j].end) for j in path) for path in paths]
-    depth_tokens = [_length(ranges[:-1]) for ranges in seen]
-    positions = torch.cat([torch.arange(d, d + n.end - n.start) for d, n in zip(depth_tokens, nodes, strict=True)])
-    groups: list[list[int]] = []
+    above = [[(nodes[j].start, nodes[j].end) for j in path[:-1]] for path in paths]
+    depths = [_length(ranges) for ranges in above]
+    positions = torch.cat([torch.arange(d, d + n.end - n.start) for d, n in zip(depths, nodes, strict=True)])
+    groups: list[list[_Piece]] = []
     needed = 0
-    for i, node in enumerate(nodes):
-        area = (node.end - node.start) * _length(seen[i])
+    for piece in _pieces(nodes, above):
         if groups:
-            first = nodes[groups[-1][0]].start
-            keys = _merge([r for j in (*groups[-1], i) for r in seen[j]])
-            merged = (node.end - first) * _length(keys)
-            if merged <= max(TILE_AREA, TILE_WASTE * (needed + area)):
-                groups[-1].append(i)
-                needed += area
+            keys = _merge([r for p in (*groups[-1], piece) for r in p.keys])
+            merged = (piece.end - groups[-1][0].start) * _length(keys)
+            if merged <= max(TILE_AREA, TILE_WASTE * (needed + piece.area)):
+                groups[-1].append(piece)
+                needed += piece.area
                 continue
-        groups.append([i])
-        needed = area
+        groups.append([piece])
+        needed = piece.area
     token_node = torch.cat([torch.full((n.end - n.start,), i) for i, n in enumerate(nodes)])
     related = torch.zeros(len(nodes), len(nodes), dtype=torch.bool)
     for i, path in enumerate(paths):
         related[i, path] = True
-    tiles = tuple(_tile(nodes, group, seen, token_node, related) for group in groups)
+    tiles = tuple(_tile(group, token_node, related) for group in groups)
     return Layout(tiles, positions[None], int(positions.max()) + 1)
 
 
-def _tile(
-    nodes: Sequence[Node],
-    group: Sequence[int],
-    seen: Sequence[tuple[tuple[int, int], ...]],
-    token_node: Tensor,
-    related: Tensor,
-) -> Tile:
-    start, end = nodes[group[0]].start, nodes[group[-1]].end
-    keys = _merge([r for i in group for r in seen[i]])
-    if len(group) == 1 and len(seen[group[0]]) == 1:
+def _pieces(nodes: Sequence[Node], above: Sequence[Sequence[tuple[int, int]]]) -> Iterator[_Piece]:
+    for i, node in enumerate(nodes):
+        blocks = max(1, round((node.end - node.start) / QUERY_BLOCK))
+        cuts = [node.start + (node.end - node.start) * b // blocks for b in range(blocks + 1)]
+        for start, end in pairwise(cuts):
+            yield _Piece(start, end, i, _merge([*above[i], (node.start, end)]))
+
+
+def _tile(group: Sequence[_Piece], token_node: Tensor, related: Tensor) -> Tile:
+    start, end = group[0].start, group[-1].end
+    keys = _merge([r for piece in group for r in piece.keys])
+    if keys == ((start, end),) and len({piece.node for piece in group}) == 1:
         return Tile(start, end, keys, None)
     q = torch.arange(start, end)
     k = torch.cat([torch.arange(a, b) for a, b in keys])

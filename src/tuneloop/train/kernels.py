@@ -8,6 +8,7 @@ under autocast), runs as it is written.
     adapters   y = x W^T + s (x A^T) B^T in one function: it keeps x and x A^T, and W gets no gradient
     norms      RMSNorm keeps its input and one number a token
     gates      SwiGLU keeps its two inputs and computes its activation again
+    last layer its output projection and MLP run only where there is a label (``Layout.rows_N``)
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from tuneloop.models import causal_model
 
 NORMS = frozenset({"LlamaRMSNorm", "Qwen2RMSNorm", "DeepseekV2RMSNorm", "DeepseekV3RMSNorm"})
 GATED = frozenset({"LlamaMLP", "Qwen2MLP", "DeepseekV2MLP", "DeepseekV3MLP"})
+LAYERS = frozenset({"LlamaDecoderLayer", "Qwen2DecoderLayer", "DeepseekV2DecoderLayer", "DeepseekV3DecoderLayer"})
 """Classes of transformers whose forward is known (tests/invariants/test_kernels.py holds each against the original)."""
 
 SMALLEST = 1 << 14
@@ -39,7 +41,8 @@ def onednn_is_faster() -> bool:
     MKL takes its AVX-512 code only on Intel's processors; oneDNN asks what the processor can do (AMD Zen 5: 200 against
     90 GFLOP/s a core). Decided by the processor's name and not by a stopwatch, so that a resumed run computes the same.
     """
-    if not torch.backends.mkldnn.is_available() or "AVX512" not in torch.backends.cpu.get_cpu_capability():
+    has_onednn: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    if not has_onednn or "AVX512" not in torch.backends.cpu.get_cpu_capability():
         return False
     try:
         return "GenuineIntel" not in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
@@ -112,7 +115,8 @@ class Norm(torch.autograd.Function):
         square = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1])
         inverse = square.add_(epsilon).rsqrt_()
         ctx.save_for_backward(x, inverse, weight_C)
-        return (x * inverse).mul_(weight_C)
+        normed: Tensor = (x * inverse).mul_(weight_C)
+        return normed
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
@@ -145,21 +149,39 @@ class Gate(torch.autograd.Function):
 
 def apply(model: nn.Module) -> int:
     """Give the layers of a model their faster forms; returns how many have one. Calling it again changes nothing."""
-    count = 0
-    for module in causal_model(model).modules():
-        form = _form(module)
-        if form is not None and "forward" not in module.__dict__:
-            module.forward = MethodType(form, module)  # type: ignore[method-assign]
-        count += form is not None
-    return count
+    inner = causal_model(model)
+    forms = {module: form for module in inner.modules() if (form := _form(module)) is not None}
+    last = _last_layer(inner)
+    if last is not None:
+        forms[last] = _narrowed
+    for module, form in forms.items():
+        if "forward" not in module.__dict__:
+            module.forward = MethodType(form, module)
+    return len(forms)
 
 
 def remove(model: nn.Module) -> None:
     """Take the faster forms away."""
     for module in causal_model(model).modules():
-        made = module.__dict__.get("forward")
-        if getattr(made, "__func__", None) in (_linear, _adapted, _norm, _gated):
+        if _made(module) in (_linear, _adapted, _norm, _gated, _narrowed):
             del module.__dict__["forward"]
+
+
+def narrows(model: nn.Module) -> bool:
+    """Whether the last layer of this model gives only the rows that ``Layout.rows_N`` asks for."""
+    last = _last_layer(causal_model(model))
+    return last is not None and _made(last) is _narrowed
+
+
+def _made(module: nn.Module) -> Any:
+    return getattr(module.__dict__.get("forward"), "__func__", None)
+
+
+def _last_layer(inner: Any) -> nn.Module | None:
+    layers = getattr(inner.get_decoder(), "layers", None)
+    last = layers[-1] if layers else None
+    known = type(last).__module__.startswith("transformers.models.") and type(last).__name__ in LAYERS
+    return last if known else None
 
 
 def _form(module: nn.Module) -> Callable[..., Tensor] | None:
@@ -185,7 +207,7 @@ def _silu_of_transformers() -> type[nn.Module]:
     return kind
 
 
-def _usual(*tensors: Tensor | None) -> bool:
+def usual(*tensors: Tensor | None) -> bool:
     """Whether these are ordinary tensors of one dtype on one device, outside autocast."""
     there = [t for t in tensors if t is not None]
     first = there[0]
@@ -195,7 +217,7 @@ def _usual(*tensors: Tensor | None) -> bool:
 
 
 def _linear(self: nn.Linear, input: Tensor) -> Tensor:
-    if input.device.type == "cpu" and input.numel() and _usual(input, self.weight, self.bias):
+    if input.device.type == "cpu" and input.numel() and usual(input, self.weight, self.bias):
         return Linear.apply(input, self.weight, self.bias)  # type: ignore[no-any-return, no-untyped-call]
     return nn.Linear.forward(self, input)
 
@@ -207,7 +229,7 @@ def _adapted(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         return plain(self, x, *args, **kwargs)  # type: ignore[no-any-return]
     name = names[0]
     base, a, b = self.base_layer, self.lora_A[name], self.lora_B[name]
-    usual = (
+    ordinary = (
         type(base) is nn.Linear
         and isinstance(self.lora_dropout[name], nn.Identity)
         and name not in self.lora_variant
@@ -217,21 +239,34 @@ def _adapted(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         and a.bias is None
         and b.bias is None
         and x.numel() > 0
-        and _usual(x, base.weight, base.bias, a.weight, b.weight)
+        and usual(x, base.weight, base.bias, a.weight, b.weight)
     )
-    if not usual:
+    if not ordinary:
         return plain(self, x)  # type: ignore[no-any-return]
     return Adapted.apply(x, base.weight, base.bias, a.weight, b.weight, self.scaling[name])  # type: ignore[no-any-return, no-untyped-call]
 
 
 def _norm(self: Any, hidden_states: Tensor) -> Tensor:
-    if hidden_states.dtype == torch.float32 and _usual(hidden_states, self.weight):
+    if hidden_states.dtype == torch.float32 and usual(hidden_states, self.weight):
         return Norm.apply(hidden_states, self.weight, self.variance_epsilon)  # type: ignore[no-any-return, no-untyped-call]
     return type(self).forward(self, hidden_states)  # type: ignore[no-any-return]
 
 
 def _gated(self: Any, x: Tensor) -> Tensor:
     gate, up = self.gate_proj(x), self.up_proj(x)
-    if not _usual(gate, up):
+    if not usual(gate, up):
         return type(self).forward(self, x)  # type: ignore[no-any-return]
     return self.down_proj(Gate.apply(gate, up))  # type: ignore[no-any-return, no-untyped-call]
+
+
+def _narrowed(self: Any, hidden_states: Tensor, **kwargs: Any) -> Tensor:
+    rows_N = getattr(kwargs.get("flat"), "rows_N", None)
+    if rows_N is None:
+        return type(self).forward(self, hidden_states, **kwargs)  # type: ignore[no-any-return]
+    narrow = self.self_attn.o_proj.register_forward_pre_hook(lambda _, given: (given[0].index_select(1, rows_N),))
+    try:
+        attended, _ = self.self_attn(hidden_states=self.input_layernorm(hidden_states), **kwargs)
+    finally:
+        narrow.remove()
+    middle = hidden_states.index_select(1, rows_N) + attended
+    return middle + self.mlp(self.post_attention_layernorm(middle))  # type: ignore[no-any-return]
