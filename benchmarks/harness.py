@@ -46,7 +46,7 @@ def interleave(arms: Sequence[Arm], rounds: int) -> dict[str, list[dict[str, Any
 
 
 def once(arm: Arm) -> dict[str, Any]:
-    """Run an arm; its memory and page faults come from the operating system's account of the finished process."""
+    """Run an arm; its page faults come from the operating system's account of the finished process."""
     import resource
 
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -56,6 +56,12 @@ def once(arm: Arm) -> dict[str, Any]:
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     result: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     return result | {"minor_faults": after.ru_minflt - before.ru_minflt}
+
+
+def peak_bytes() -> int:
+    """Largest resident size of this process. Not ``ru_maxrss``: that also remembers the process it was forked from."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
 
 
 def hardware() -> str:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from tuneloop.errors import ModelError
 from tuneloop.models import ATTENTION, causal_model, register
 from tuneloop.train import kernels
+from tuneloop.train.allocator import keep_freed_memory
 from tuneloop.train.config import TrainConfig
 from tuneloop.train.objectives.flat import FlatSft
 from tuneloop.train.objectives.plain import PlainSft
@@ -69,4 +70,5 @@ def sft(model: nn.Module, *, padding_free: bool, share_prefixes: bool, label_smo
     register()
     inner.set_attn_implementation(ATTENTION)
     kernels.apply(model)
+    keep_freed_memory()
     return FlatSft(share_prefixes=share_prefixes, label_smoothing=label_smoothing)

@@ -46,8 +46,8 @@ class FlatSft:
         lm_head = head.lm_head
         if type(lm_head) is nn.Linear and lm_head.bias is None and usual(hidden_NC, lm_head.weight):
             smoothing, learns = self.label_smoothing, torch.is_grad_enabled()
-            total: Tensor = HeadLoss.apply(hidden_NC, lm_head.weight, batch.target_N, batch.weight_N, smoothing, learns)  # type: ignore[no-untyped-call]
-            return total
+            wanted = batch.target_N, batch.weight_N, smoothing, learns
+            return HeadLoss.apply(hidden_NC, lm_head.weight, *wanted)  # type: ignore[no-any-return, no-untyped-call]
         return self._autograd(lm_head, hidden_NC, batch)
 
     def _autograd(self, lm_head: nn.Module, hidden_NC: Tensor, batch: Batch) -> Tensor:
@@ -99,12 +99,15 @@ class HeadLoss(torch.autograd.Function):
             if ctx.needs_input_grad[1]:
                 part = product(gradient_NV.t(), hidden.t())
                 head_gradient = part if head_gradient is None else head_gradient.add_(part)
-        if learns:
-            ctx.save_for_backward(torch.cat(hidden_gradient), head_gradient)
+        ctx.gradients = (torch.cat(hidden_gradient), head_gradient) if learns else None
         return total
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
-        hidden_gradient, head_gradient = ctx.saved_tensors
-        scale = gradients[0]
-        return hidden_gradient * scale, None if head_gradient is None else head_gradient * scale, None, None, None, None
+        if ctx.gradients is None:
+            raise RuntimeError("the gradients of this loss were taken already, or it was computed without them")
+        # Scaled in place, as the head's is as large as the head: so they serve once.
+        (hidden_gradient, head_gradient), ctx.gradients = ctx.gradients, None
+        for gradient in filter(lambda g: g is not None, (hidden_gradient, head_gradient)):
+            gradient.mul_(gradients[0])
+        return hidden_gradient, head_gradient, None, None, None, None
