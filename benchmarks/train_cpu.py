@@ -254,7 +254,7 @@ def main() -> None:
         )
     from tuneloop.models import ModelConfig, resolve
 
-    model = resolve(ModelConfig())
+    model = resolve(ModelConfig(name="smollm2-135m-instruct"))
     peer = harness.peer_python("trl", PEER)
     versions = {"torch": "2.13.0", **dict(p.split("==") for p in PEER)}
     lines = []
