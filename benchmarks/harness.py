@@ -47,7 +47,7 @@ def interleave(arms: Sequence[Arm], rounds: int) -> dict[str, list[dict[str, Any
 
 
 def once(arm: Arm) -> dict[str, Any]:
-    """Run an arm; its memory and page faults come from the operating system's account of the finished process."""
+    """Run an arm; its page faults come from the operating system's account of the finished process."""
     import resource
 
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -95,6 +95,12 @@ def tree_bytes(pid: int) -> int:
         except psutil.Error:  # it has just ended
             continue
     return total
+
+
+def peak_bytes() -> int:
+    """Largest resident size of this process. Not ``ru_maxrss``: that also remembers the process it was forked from."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
 
 
 def hardware() -> str:

@@ -5,7 +5,11 @@
 Real tokens a second: the tokens of the rows as if each stood alone, over the wall time of the optimizer steps after two
 warm-up steps. A speed is only reported where the losses of all steps agree with the plain padded computation (float32:
 1e-5 at the first step, where both have the same weights, and 2e-3 after that, where rounding has been amplified by
-training; the equality of single steps is proven by tests/invariants/test_training_step.py).
+training; the equality of single steps is proven by tests/invariants/test_training_step.py and test_kernels.py).
+
+Tokens per processor second count the processor time of all threads over all steps, warm-up included: on a machine that
+others use too it is the steadier number. In the control no row is padded, no token is without a label and no two rows
+begin alike. A second TRL arm gets from glibc's environment variables what our loop asks of the allocator.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ import json
 import random
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +35,20 @@ CASES = {
     "lora-short": ("lora", "You sort messages of a bank. Answer with the intent of the message."),
     "lora-long": ("lora", "Answer with one of these intents: {labels}"),
     "full-short": ("full", "You sort messages of a bank. Answer with the intent of the message."),
+    "control": ("lora", ""),
 }
+CONTROL_TOKENS = 64
+ORACLE = "plain padded (our oracle)"
+MALLOC = {
+    "MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1), "MALLOC_TOP_PAD_": str(64 << 20),
+}  # fmt: skip
+"""What tuneloop.train.allocator sets."""
+METRICS = (
+    ("real tokens per second", "tokens_per_s", "tokens/s", 1),
+    ("real tokens per processor second", "tokens_per_processor_s", "tokens/s", 1),
+    ("peak memory", "peak_bytes", "GB", 1e9),
+    ("minor page faults", "minor_faults", "million", 1e6),
+)
 
 
 def prepare(case: str, data: Path, model: Path, folder: Path, steps: int) -> None:
@@ -48,9 +66,10 @@ def prepare(case: str, data: Path, model: Path, folder: Path, steps: int) -> Non
         rows = list(csv.DictReader(file))
     labels = ", ".join(sorted({r["category"] for r in rows}))
     random.Random(0).shuffle(rows)
-    chat = Chat(load_tokenizer(model))
-    out = []
-    for row in rows[: BATCH * steps]:
+    tokenizer = load_tokenizer(model)
+    chat = Chat(tokenizer)
+    out = control_rows(tokenizer, [r["text"] for r in rows], BATCH * steps) if case == "control" else []
+    for row in rows[: 0 if out else BATCH * steps]:
         messages = (
             Message("system", system.format(labels=labels)),
             Message("user", row["text"]),
@@ -62,6 +81,19 @@ def prepare(case: str, data: Path, model: Path, folder: Path, steps: int) -> Non
     if method == "lora":
         torch.manual_seed(0)
         METHODS["lora"](load_model(model), TrainConfig()).save_pretrained(folder / "adapter")  # type: ignore[operator]
+
+
+def control_rows(tokenizer: Any, texts: list[str], count: int) -> list[dict[str, Any]]:
+    """Rows of one length, every token but the first with a label, no two with the same first token in a batch of 8."""
+    stream = [t for text in texts for t in tokenizer(text, add_special_tokens=False)["input_ids"]]
+    cut = [stream[at : at + CONTROL_TOKENS] for at in range(0, len(stream) - CONTROL_TOKENS, CONTROL_TOKENS)]
+    out: list[list[int]] = []
+    for row in cut:
+        batch = out[len(out) - len(out) % BATCH :]
+        if len(out) < count and row[0] not in {r[0] for r in batch}:
+            out.append(row)
+    mask = [0, *[1] * (CONTROL_TOKENS - 1)]
+    return [{"input_ids": row, "loss_mask": mask} for row in out]
 
 
 def ours(case: str, model: Path, folder: Path, kind: str) -> dict[str, Any]:
@@ -91,19 +123,19 @@ def ours(case: str, model: Path, folder: Path, kind: str) -> dict[str, Any]:
     )  # fmt: skip
     objective = sft(network, padding_free=kind != "plain", share_prefixes=kind == "shared", label_smoothing=0.0)
     plan = BatchPlan(tuple((tuple(range(s * BATCH, s * BATCH + BATCH)),) for s in range(steps)), (steps,))
+    begun = time.process_time()
     with tempfile.TemporaryDirectory() as out:
         fit(network, objective, examples, [], plan, config, RunDir(Path(out)))
         lines = list(RunDir(Path(out)).metrics())
     seconds = [
         (b["tokens"] - a["tokens"]) / b["tokens_per_s"] for a, b in zip([{"tokens": 0}, *lines], lines, strict=False)
     ]
-    return summary([line["loss"] for line in lines], seconds, [len(e.input_ids) for e in examples])
+    spent = time.process_time() - begun
+    return summary([line["loss"] for line in lines], seconds, spent, [len(e.input_ids) for e in examples])
 
 
 def trl(case: str, model: Path, folder: Path, kind: str) -> dict[str, Any]:
     """One run of TRL's SFTTrainer: ``default`` (gradient checkpointing) or ``tuned`` (without)."""
-    import time
-
     import torch
     from datasets import Dataset
     from torch.utils.data import SequentialSampler
@@ -152,8 +184,10 @@ def trl(case: str, model: Path, folder: Path, kind: str) -> dict[str, Any]:
         trainer = Trainer(
             model=network, args=config, train_dataset=data, processing_class=tokenizer, callbacks=[Clock()]
         )
+        begun = time.process_time()
         trainer.train()
-    return summary(losses, seconds, [len(r["input_ids"]) for r in rows])
+        spent = time.process_time() - begun
+    return summary(losses, seconds, spent, [len(r["input_ids"]) for r in rows])
 
 
 def labels_of(row: dict[str, list[int]]) -> list[int]:
@@ -161,14 +195,13 @@ def labels_of(row: dict[str, list[int]]) -> list[int]:
     return [t if m else -100 for t, m in zip(row["input_ids"], row["loss_mask"], strict=True)]
 
 
-def summary(losses: list[float], seconds: list[float], lengths: list[int]) -> dict[str, Any]:
-    import resource
-
+def summary(losses: list[float], seconds: list[float], spent_s: float, lengths: list[int]) -> dict[str, Any]:
     tokens = [sum(lengths[s * BATCH : s * BATCH + BATCH]) for s in range(len(seconds))]
     return {
         "losses": losses,
         "tokens_per_s": sum(tokens[2:]) / sum(seconds[2:]),
-        "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "tokens_per_processor_s": sum(tokens) / spent_s,
+        "peak_bytes": harness.peak_bytes(),
     }
 
 
@@ -187,16 +220,17 @@ def gate(results: dict[str, list[dict[str, Any]]], reference: str) -> dict[str, 
 
 
 def arms(case: str, model: Path, folder: Path, peer: str) -> list[harness.Arm]:
-    def arm(name: str, python: str, who: str, kind: str) -> harness.Arm:
+    def arm(name: str, python: str, who: str, kind: str, **more: str) -> harness.Arm:
         command = [python, __file__, "--arm", who, kind, case, str(model), str(folder)]
-        return harness.Arm(name, command, {"HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "PASSIVE"})
+        return harness.Arm(name, command, {"HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "PASSIVE", **more})
 
     return [
         arm("tuneloop", sys.executable, "ours", "shared"),
         arm("TRL tuned", peer, "trl", "tuned"),
         arm("tuneloop, prefixes not shared", sys.executable, "ours", "flat"),
+        arm("TRL tuned, memory kept by glibc", peer, "trl", "tuned", **MALLOC),
         arm("TRL default", peer, "trl", "default"),
-        arm("plain padded (our oracle)", sys.executable, "ours", "plain"),
+        arm(ORACLE, sys.executable, "ours", "plain"),
     ]
 
 
@@ -205,6 +239,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--cases", nargs="*", default=list(CASES))
+    parser.add_argument("--arms", nargs="*", help="only these, by name; the oracle is always there")
     parser.add_argument("--data", type=Path, default=harness.ROOT.parent / "shared" / "data" / "intent_en")
     parser.add_argument("--arm", nargs=5, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -219,7 +254,7 @@ def main() -> None:
         )
     from tuneloop.models import ModelConfig, resolve
 
-    model = resolve(ModelConfig())
+    model = resolve(ModelConfig(name="smollm2-135m-instruct"))
     peer = harness.peer_python("trl", PEER)
     versions = {"torch": "2.13.0", **dict(p.split("==") for p in PEER)}
     lines = []
@@ -227,21 +262,23 @@ def main() -> None:
         print(f"{case}:", file=sys.stderr)
         with tempfile.TemporaryDirectory() as name:
             prepare(case, options.data, model, Path(name), options.steps)
-            results = harness.interleave(arms(case, model, Path(name), peer), options.rounds)
-        ok = gate(results, "plain padded (our oracle)")
+            chosen = [
+                a for a in arms(case, model, Path(name), peer) if not options.arms or a.name in {*options.arms, ORACLE}
+            ]
+            results = harness.interleave(chosen, options.rounds)
+        ok = gate(results, ORACLE)
         command = f"python benchmarks/train_cpu.py --rounds {options.rounds} --steps {options.steps} --cases {case}"
         for name, runs in results.items():
-            speeds = [r["tokens_per_s"] for r in runs]
-            ratios = [a / b["tokens_per_s"] for a, b in zip(speeds, results["TRL tuned"], strict=True)]
-            if ok[name]:
-                lines.append(harness.line("train_cpu", case, name, "real tokens per second", "tokens/s", speeds,
-                                          against="TRL tuned", ratios=ratios, command=command, versions=versions))  # fmt: skip
-            else:
-                print(f"  {name}: no speed number, its losses differ", file=sys.stderr)
-            lines.append(harness.line("train_cpu", case, name, "peak memory", "GB", [r["peak_bytes"] / 1e9 for r in runs],
-                                      ok=ok[name], command=command, versions=versions))  # fmt: skip
-            lines.append(harness.line("train_cpu", case, name, "minor page faults", "million", [r["minor_faults"] / 1e6 for r in runs],
-                                      ok=ok[name], command=command, versions=versions))  # fmt: skip
+            for metric, key, unit, scale in METRICS:
+                values = [r[key] / scale for r in runs]
+                ratios = [a / (b[key] / scale) for a, b in zip(values, results.get("TRL tuned", []), strict=False)]
+                if not ok[name] and unit.startswith("tokens"):
+                    print(f"  {name}: no speed number, its losses differ", file=sys.stderr)
+                    continue
+                lines.append(harness.line("train_cpu", case, name, metric, unit, values, against="TRL tuned",
+                                          ratios=ratios, ok=ok[name], command=command, versions=versions))  # fmt: skip
+    kept = [row for row in harness.read("train_cpu") if row["case"] not in options.cases]
+    lines = [*kept, *lines]
     print(harness.write("train_cpu", lines))
 
 

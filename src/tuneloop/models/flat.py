@@ -11,8 +11,9 @@ registered under ``ATTENTION``, and gets its ``Layout`` as a keyword argument th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from tuneloop.errors import ModelError
+from tuneloop.models.attention import Tiled, fits, gather
 
 ATTENTION = "tuneloop_flat"
 """Name of the attention function in transformers' registry."""
@@ -28,9 +30,11 @@ ATTENTION = "tuneloop_flat"
 TILE_AREA = 96 * 96
 """Queries x keys below which nodes are always computed together under one mask (measured on AVX2 and AVX-512 CPUs)."""
 
-TILE_WASTE = 1.5
+TILE_WASTE = 1.25
 """A tile may compute this many times the scores that are needed."""
 
+QUERY_BLOCK = 128
+"""Queries of one long node that are computed together: a causal square in one piece computes twice what is needed."""
 
 MIN_SHARED_TOKENS = 8
 """A shorter shared beginning is computed again: splitting it off would cost more than it saves."""
@@ -63,6 +67,12 @@ class Forest:
             for r in range(len(rows)):
                 forest._node(rows, [r], 0, len(rows[r]), -1)
         return forest
+
+    def fill(self, tokens: int) -> None:
+        """Append a tree of its own with this many tokens, which no row is placed in."""
+        if tokens:
+            self.nodes.append(Node(len(self.tokens), len(self.tokens) + tokens))
+            self.tokens.extend([0] * tokens)
 
     def _node(self, rows: Sequence[Sequence[int]], group: Sequence[int], start: int, end: int, parent: int) -> int:
         """Append tokens [start, end) that all rows of the group share; returns the node's index."""
@@ -116,18 +126,23 @@ class Tile:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How one flat row of T tokens attends: computed once, used by every layer."""
+    """How one flat row of T tokens attends: computed once, used by every layer.
+
+    ``rows_N`` says which rows of the last layer are asked for, where its layer can narrow (``tuneloop.train.kernels``).
+    """
 
     tiles: tuple[Tile, ...]
     position_ids_1T: Tensor
     longest: int
+    rows_N: Tensor | None = None
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Layout:
         """Masks in the model's dtype on its device."""
         tiles = tuple(
             Tile(t.start, t.end, t.keys, None if t.mask_QK is None else t.mask_QK.to(device, dtype)) for t in self.tiles
         )
-        return Layout(tiles, self.position_ids_1T.to(device), self.longest)
+        rows_N = None if self.rows_N is None else self.rows_N.to(device)
+        return Layout(tiles, self.position_ids_1T.to(device), self.longest, rows_N)
 
 
 def _ancestry(nodes: Sequence[Node], i: int) -> list[int]:
@@ -152,51 +167,65 @@ def _length(ranges: Sequence[tuple[int, int]]) -> int:
     return sum(end - start for start, end in ranges)
 
 
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """Queries [start, end) of one node, the key ranges they see, and how many scores that is."""
+
+    start: int
+    end: int
+    node: int
+    keys: tuple[tuple[int, int], ...]
+
+    @property
+    def area(self) -> int:
+        return (self.end - self.start) * _length(self.keys)
+
+
 def layout(nodes: Sequence[Node]) -> Layout:
     """Plan the attention of a forest.
 
-    Neighbouring nodes are gathered into tiles while the scores computed in vain stay few: a call per tiny node would
-    cost more than the waste.
+    A long node is cut into blocks of queries, as the first ones need few keys. Neighbouring pieces are gathered into
+    tiles while the scores computed in vain stay few: a call per tiny node would cost more than the waste.
 
     Args:
         nodes: In depth-first order, together covering [0, T) without gaps.
     """
     paths = [_ancestry(nodes, i) for i in range(len(nodes))]
-    seen = [tuple((nodes[j].start, nodes[j].end) for j in path) for path in paths]
-    depth_tokens = [_length(ranges[:-1]) for ranges in seen]
-    positions = torch.cat([torch.arange(d, d + n.end - n.start) for d, n in zip(depth_tokens, nodes, strict=True)])
-    groups: list[list[int]] = []
+    above = [[(nodes[j].start, nodes[j].end) for j in path[:-1]] for path in paths]
+    depths = [_length(ranges) for ranges in above]
+    positions = torch.cat([torch.arange(d, d + n.end - n.start) for d, n in zip(depths, nodes, strict=True)])
+    groups: list[list[_Piece]] = []
     needed = 0
-    for i, node in enumerate(nodes):
-        area = (node.end - node.start) * _length(seen[i])
+    for piece in _pieces(nodes, above):
         if groups:
-            first = nodes[groups[-1][0]].start
-            keys = _merge([r for j in (*groups[-1], i) for r in seen[j]])
-            merged = (node.end - first) * _length(keys)
-            if merged <= max(TILE_AREA, TILE_WASTE * (needed + area)):
-                groups[-1].append(i)
-                needed += area
+            keys = _merge([r for p in (*groups[-1], piece) for r in p.keys])
+            merged = (piece.end - groups[-1][0].start) * _length(keys)
+            if merged <= max(TILE_AREA, TILE_WASTE * (needed + piece.area)):
+                groups[-1].append(piece)
+                needed += piece.area
                 continue
-        groups.append([i])
-        needed = area
+        groups.append([piece])
+        needed = piece.area
     token_node = torch.cat([torch.full((n.end - n.start,), i) for i, n in enumerate(nodes)])
     related = torch.zeros(len(nodes), len(nodes), dtype=torch.bool)
     for i, path in enumerate(paths):
         related[i, path] = True
-    tiles = tuple(_tile(nodes, group, seen, token_node, related) for group in groups)
+    tiles = tuple(_tile(group, token_node, related) for group in groups)
     return Layout(tiles, positions[None], int(positions.max()) + 1)
 
 
-def _tile(
-    nodes: Sequence[Node],
-    group: Sequence[int],
-    seen: Sequence[tuple[tuple[int, int], ...]],
-    token_node: Tensor,
-    related: Tensor,
-) -> Tile:
-    start, end = nodes[group[0]].start, nodes[group[-1]].end
-    keys = _merge([r for i in group for r in seen[i]])
-    if len(group) == 1 and len(seen[group[0]]) == 1:
+def _pieces(nodes: Sequence[Node], above: Sequence[Sequence[tuple[int, int]]]) -> Iterator[_Piece]:
+    for i, node in enumerate(nodes):
+        blocks = max(1, round((node.end - node.start) / QUERY_BLOCK))
+        cuts = [node.start + (node.end - node.start) * b // blocks for b in range(blocks + 1)]
+        for start, end in pairwise(cuts):
+            yield _Piece(start, end, i, _merge([*above[i], (node.start, end)]))
+
+
+def _tile(group: Sequence[_Piece], token_node: Tensor, related: Tensor) -> Tile:
+    start, end = group[0].start, group[-1].end
+    keys = _merge([r for piece in group for r in piece.keys])
+    if keys == ((start, end),) and len({piece.node for piece in group}) == 1:
         return Tile(start, end, keys, None)
     q = torch.arange(start, end)
     k = torch.cat([torch.arange(a, b) for a, b in keys])
@@ -205,23 +234,16 @@ def _tile(
     return Tile(start, end, keys, mask)
 
 
-def _gather(x_BHTD: Tensor, ranges: Sequence[tuple[int, int]]) -> Tensor:
-    if len(ranges) == 1:
-        return x_BHTD[:, :, ranges[0][0] : ranges[0][1]]
-    return torch.cat([x_BHTD[:, :, a:b] for a, b in ranges], dim=2)
-
-
 def attend(q_1HTD: Tensor, k_1GTD: Tensor, v_1GTD: Tensor, plan: Layout, scaling: float) -> Tensor:
-    """Attention of a flat row: H query heads over G key heads; the result is 1 x T x H x Dv.
-
-    The queries of the heads that share a key head are stacked instead of repeating keys and values.
-    """
+    """Attention of a flat row: H query heads over G key heads; the result is 1 x T x H x Dv."""
+    if fits(q_1HTD, k_1GTD, v_1GTD):
+        return Tiled.apply(q_1HTD, k_1GTD, v_1GTD, plan, scaling)  # type: ignore[no-any-return, no-untyped-call]
     heads, groups = q_1HTD.shape[1], k_1GTD.shape[1]
     repeat = heads // groups
     out: list[Tensor] = []
     for tile in plan.tiles:
         q = q_1HTD[:, :, tile.start : tile.end]
-        k, v = _gather(k_1GTD, tile.keys), _gather(v_1GTD, tile.keys)
+        k, v = gather(k_1GTD, tile.keys), gather(v_1GTD, tile.keys)
         if repeat > 1:
             k, v = k.repeat_interleave(repeat, 1), v.repeat_interleave(repeat, 1)
         o = scaled_dot_product_attention(q, k, v, attn_mask=tile.mask_QK, is_causal=tile.mask_QK is None, scale=scaling)

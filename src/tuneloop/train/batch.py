@@ -18,7 +18,8 @@ class Batch:
 
     ``source_N`` (int64) is where in the row a prediction is made, ``target_N`` (int64) the token to predict, ``weight_N`` (float32)
     its weight. One position may predict several tokens: rows that share a beginning may part right after it.
-    ``real_tokens`` counts the tokens of all rows as if each stood alone: the unit of honest speed.
+    ``real_tokens`` counts the tokens of all rows as if each stood alone: the unit of honest speed. Tokens and predictions
+    that only fill the row up see nothing but themselves and weigh nothing.
     """
 
     input_ids_1T: Tensor
@@ -39,12 +40,13 @@ class Batch:
         )
 
 
-def collate(examples: Sequence[Example], *, share_prefixes: bool = True) -> Batch:
+def collate(examples: Sequence[Example], *, share_prefixes: bool = True, multiple: int = 1) -> Batch:
     """Lay examples out as a flat row.
 
     Args:
         examples: The rows of one micro-batch, each with at least one token.
         share_prefixes: Store beginnings that rows share once (exact: see ``tuneloop.models.Forest``).
+        multiple: Fill T and N up to a multiple of this, so that fewer different shapes occur.
     """
     forest = Forest.grow([e.input_ids for e in examples], share=share_prefixes)
     source, target, weight = [], [], []
@@ -54,6 +56,9 @@ def collate(examples: Sequence[Example], *, share_prefixes: bool = True) -> Batc
                 source.append(places[t - 1])
                 target.append(example.input_ids[t])
                 weight.append(example.weight)
+    forest.fill(-len(forest.tokens) % multiple)
+    empty = -len(source) % multiple
+    source, target, weight = source + [0] * empty, target + [0] * empty, weight + [0.0] * empty
     return Batch(
         torch.tensor([forest.tokens]),
         layout(forest.nodes),

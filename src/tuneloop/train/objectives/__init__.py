@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from tuneloop.errors import ModelError
 from tuneloop.models import ATTENTION, causal_model, register
 from tuneloop.progress import log
+from tuneloop.train import kernels
+from tuneloop.train.allocator import keep_freed_memory
 from tuneloop.train.config import TrainConfig
 from tuneloop.train.objectives.distil import FlatDistil, PlainDistil
 from tuneloop.train.objectives.flat import FlatSft
@@ -119,4 +121,8 @@ def _set_attention(model: nn.Module, padding_free: bool) -> None:
     refuse_changed_logits(inner, padding_free)
     if padding_free:
         register()
+        kernels.apply(model)
+        keep_freed_memory()
+    else:
+        kernels.remove(model)
     inner.set_attn_implementation(ATTENTION if padding_free else "sdpa")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,10 +13,14 @@ from torch.utils.checkpoint import checkpoint
 
 from tuneloop.models import causal_model, hidden_states
 from tuneloop.train.batch import Batch, collate
+from tuneloop.train.kernels import narrows, onednn_is_faster, product, usual
 from tuneloop.types import Example
 
 CHUNK = 1024
 """Predictions whose logits are alive at once: 1024 x 129,280 (DeepSeek-V3's vocabulary) in fp32 is 0.5 GB."""
+
+ROUND = 16
+"""Rows are filled up to a multiple of this where oneDNN computes: it makes a program for every new shape (2 ms each)."""
 
 
 class FlatSft:
@@ -26,29 +31,83 @@ class FlatSft:
 
     def __call__(self, model: nn.Module, examples: Sequence[Example]) -> Tensor:
         weight = next(model.parameters())
-        batch = collate(examples, share_prefixes=self.share_prefixes).to(weight.device, weight.dtype)
-        return self.loss(model, batch)
+        multiple = ROUND if weight.device.type == "cpu" and onednn_is_faster() else 1
+        batch = collate(examples, share_prefixes=self.share_prefixes, multiple=multiple)
+        return self.loss(model, batch.to(weight.device, weight.dtype))
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        hidden_TC = hidden_states(model, batch.input_ids_1T, batch.layout)[0]
+        tokens, predictions = batch.input_ids_1T.shape[1], len(batch.source_N)
+        if narrows(model) and 2 * predictions <= tokens:
+            plan = replace(batch.layout, rows_N=batch.source_N)
+            hidden_NC = hidden_states(model, batch.input_ids_1T, plan)[0]
+        else:
+            hidden_NC = hidden_states(model, batch.input_ids_1T, batch.layout)[0].index_select(0, batch.source_N)
         head: Any = causal_model(model)
-        hidden_NC = hidden_TC.index_select(0, batch.source_N)
-        if len(hidden_NC) <= CHUNK:
-            return self._chunk(head.lm_head, hidden_NC, batch.target_N, batch.weight_N)
+        lm_head = head.lm_head
+        if type(lm_head) is nn.Linear and lm_head.bias is None and usual(hidden_NC, lm_head.weight):
+            smoothing, learns = self.label_smoothing, torch.is_grad_enabled()
+            wanted = batch.target_N, batch.weight_N, smoothing, learns
+            return HeadLoss.apply(hidden_NC, lm_head.weight, *wanted)
+        return self._autograd(lm_head, hidden_NC, batch)
+
+    def _autograd(self, lm_head: nn.Module, hidden_NC: Tensor, batch: Batch) -> Tensor:
+        """The same for a head that is more than a matrix (an adapter, a bias, sharded weights)."""
         total = hidden_NC.new_zeros((), dtype=torch.float32)
         for at in range(0, len(hidden_NC), CHUNK):
             part = slice(at, at + CHUNK)
-            total = total + checkpoint(
-                self._chunk,
-                head.lm_head,
-                hidden_NC[part],
-                batch.target_N[part],
-                batch.weight_N[part],
-                use_reentrant=False,
-            )
+            rows = lm_head, hidden_NC[part], batch.target_N[part], batch.weight_N[part]
+            if len(hidden_NC) <= CHUNK:
+                return self._chunk(*rows)
+            total = total + checkpoint(self._chunk, *rows, use_reentrant=False)
         return total
 
     def _chunk(self, lm_head: nn.Module, hidden_NC: Tensor, target_N: Tensor, weight_N: Tensor) -> Tensor:
         logits_NV = lm_head(hidden_NC).float()
         loss_N = cross_entropy(logits_NV, target_N, reduction="none", label_smoothing=self.label_smoothing)
         return (loss_N * weight_N).sum()
+
+
+class HeadLoss(torch.autograd.Function):
+    """Weighted sum of the cross-entropies of hidden W^T, with its gradients computed in the forward pass.
+
+    No logit outlives its chunk: the gradient of the logits, softmax - target, is written over them, and only its products
+    with W and with the hidden states are kept. The head's gradient is computed only where the head trains.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden_NC: Tensor, head_VC: Tensor, target_N: Tensor, weight_N: Tensor, smoothing: float, learns: bool
+    ) -> Tensor:
+        total = hidden_NC.new_zeros((), dtype=torch.float32)
+        hidden_gradient, head_gradient = [], None
+        for at in range(0, len(hidden_NC), CHUNK):
+            hidden, target, weight = (x[at : at + CHUNK] for x in (hidden_NC, target_N, weight_N))
+            logits_NV = product(hidden, head_VC).float()
+            logsumexp_N1 = logits_NV.logsumexp(-1, keepdim=True)
+            loss_N = logsumexp_N1[:, 0] - (1 - smoothing) * logits_NV.gather(1, target[:, None])[:, 0]
+            if smoothing:
+                loss_N -= smoothing * logits_NV.mean(-1)
+            total += (loss_N * weight).sum()
+            if not learns:
+                continue
+            gradient_NV = logits_NV.sub_(logsumexp_N1).exp_()
+            if smoothing:
+                gradient_NV -= smoothing / gradient_NV.shape[1]
+            gradient_NV[torch.arange(len(target), device=target.device), target] -= 1 - smoothing
+            gradient_NV = gradient_NV.mul_(weight[:, None]).to(hidden.dtype)
+            hidden_gradient.append(product(gradient_NV, head_VC.t()))
+            if ctx.needs_input_grad[1]:
+                part = product(gradient_NV.t(), hidden.t())
+                head_gradient = part if head_gradient is None else head_gradient.add_(part)
+        ctx.gradients = (torch.cat(hidden_gradient), head_gradient) if learns else None
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        if ctx.gradients is None:
+            raise RuntimeError("the gradients of this loss were taken already, or it was computed without them")
+        # Scaled in place, as the head's is as large as the head: so they serve once.
+        (hidden_gradient, head_gradient), ctx.gradients = ctx.gradients, None
+        for gradient in filter(lambda g: g is not None, (hidden_gradient, head_gradient)):
+            gradient.mul_(gradients[0])
+        return hidden_gradient, head_gradient, None, None, None, None
