@@ -56,12 +56,12 @@ def test_only_the_experts_that_a_token_meets_count() -> None:
 
 def test_shared_beginnings_count_once(tmp_path: Path) -> None:
     loop = loop_of(settings(), tmp_path)
-    head = tuple(range(3, 33))
-    twins = [Example(str(i), (*head, 40 + i, 50), (False,) * 31 + (True,)) for i in range(4)]
+    head = tuple(range(3, 43))  # 48 tokens in all: nothing is filled up
+    twins = [Example(str(i), (*head, 40 + i, 50), (False,) * 41 + (True,)) for i in range(4)]
     with Gauge(loop.model) as gauge:
         loop.objective(loop.model, twins)
-        assert gauge.tokens == 30 + 4 * 2
-        assert float(gauge.pairs) == 30 * 31 / 2 + 4 * (31 + 32)
+        assert gauge.tokens == 40 + 4 * 2
+        assert float(gauge.pairs) == 40 * 41 / 2 + 4 * (41 + 42)
 
 
 def test_validation_is_no_part_of_a_step(tmp_path: Path) -> None:
@@ -82,8 +82,8 @@ def test_every_step_has_utilisation_and_memory(tmp_path: Path) -> None:
 def test_utilisation_is_operations_over_time_and_peak(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loop = loop_of(settings(), tmp_path)
     monkeypatch.setattr(Gauge, "peak_flops", lambda self: 1e9)
-    (example,) = rows(1)
-    n = len(example.input_ids)
+    n = 48  # nothing is filled up
+    example = Example("a", tuple(range(3, 3 + n)), (False,) * (n - 4) + (True,) * 4)
     with Gauge(loop.model) as gauge:
         loop.objective(loop.model, [example])
         found = gauge.read([[example]], spent_s=0.5)["mfu"]
