@@ -60,11 +60,13 @@ def _usual(module: Any) -> bool:
 
 def _forward(self: Any, hidden_TC: Tensor, top_k_index_TK: Tensor, top_k_weights_TK: Tensor) -> Tensor:
     """As transformers' experts: each token through its K experts, summed with the router's weights."""
-    active = self.active_adapters
-    if self.disable_adapters or self.merged or len(active) != 1 or active[0] not in self.lora_A:
+    active, base = self.active_adapters, self.get_base_layer()
+    # DeepSpeed ZeRO-3 gathers a module's weights when that module is called, and here the experts' own is not
+    apart = hasattr(base.gate_up_proj, "ds_id")
+    if apart or self.disable_adapters or self.merged or len(active) != 1 or active[0] not in self.lora_A:
         plain: Tensor = type(self).forward(self, hidden_TC, top_k_index_TK, top_k_weights_TK)
         return plain
-    base, width = self.get_base_layer(), top_k_index_TK.shape[-1]
+    width = top_k_index_TK.shape[-1]
     up, down = _factors(self.base_layer, active[0]), _factors(self, active[0])
     expert_S = top_k_index_TK.reshape(-1)
     order_S = expert_S.argsort(stable=True)

@@ -51,6 +51,12 @@ def test_they_are_ordinary_layers_when_loaded_here(adapter: Path) -> None:
     assert type(model.base_model.model.model.layers[0].mlp.gate_proj) is peft.tuners.lora.Linear
 
 
+def test_they_can_be_trained_on(adapter: Path) -> None:
+    trained = [n for n, p in load_model(adapter, merge=False).named_parameters() if p.requires_grad]
+    assert {n.split(".")[-4] for n in trained} == {"o_proj", *DENSE}
+    assert all(".lora_" in n for n in trained)
+
+
 def test_targets_of_models_without_experts_are_plain_names(tiny: Callable[..., Path], tmp_path: Path) -> None:
     base = tiny("llama", "chatml")
     with quiet():
