@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,6 +13,8 @@ import torch
 
 from tests.runs import Killed, assert_same_bits, fit_tiny, losses_of, some_plan, some_rows
 from tests.tiny import ARCHS, tiny_model
+from tuneloop.errors import ResourceError
+from tuneloop.models import Forest
 from tuneloop.rundir import RunDir
 from tuneloop.train import TrainConfig
 from tuneloop.train.methods import METHODS, activations, border
@@ -230,3 +233,34 @@ def test_an_objective_that_computes_other_tokens_is_left_alone(
 
     assert cached(model, settings, tmp_path)(backwards) is backwards
     assert "other tokens" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_explained_and_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    model, settings = prepared(), config()
+    with monkeypatch.context() as patch:
+        objective = create(model, settings)
+        border.write_atomic(tmp_path / "checkpoints/activations/decision.json",
+                            json.dumps({"why": None, "plan_hash": PLAN.hash}))  # fmt: skip
+        patch.setattr("tuneloop.train.methods.activations.os.fsync", full)
+        with pytest.raises(ResourceError, match="the disk is full"):
+            cached(model, settings, tmp_path)(objective)
+    assert [f.name for f in (tmp_path / "checkpoints/activations").iterdir()] == ["decision.json"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_activations_are_read_back_bit_for_bit(dtype: torch.dtype, tmp_path: Path) -> None:
+    model = prepared().to(dtype)
+    create(model, config())  # sets the flat attention
+    found = Border.of(model)
+    assert found
+    cache = Cache(tmp_path, model, found, [e.input_ids for e in ROWS])
+    cache.open()
+    forest = Forest.grow(cache.chunks[0])
+    with torch.no_grad():
+        expected = cache._pass(forest)
+    given = cache.gather(forest.places, cache.chunks[0], len(forest.tokens))
+    assert given.dtype == dtype
+    assert torch.equal(given[0], expected)

@@ -62,7 +62,7 @@ def load_model(
             raise ModelError(
                 f"the {bundle.virtual_tokens} virtual tokens of this adapter cannot be merged into weights",
                 where=str(bundle.path),
-                hint="serve it as it is with the engine transformers; to export a model, train with method: lora or full",
+                hint="serve it as it is with the engine transformers (and set compress: null); to export, train with method: lora",
             )
         base = load_model(need_base(bundle), dtype=dtype, device=str(place))
         return _with_adapter(base, bundle, merge)

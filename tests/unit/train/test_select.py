@@ -126,3 +126,9 @@ def test_a_run_equals_the_plain_padded_one(arch: Any, tmp_path: Path) -> None:
         settings = config().model_copy(update={"learning_rate": 1e-3, "memory": MemoryConfig(padding_free=fast)})
         fit_tiny(model, settings, ROWS, PLAN, tmp_path / name)
     assert losses_of(tmp_path / "fast") == pytest.approx(losses_of(tmp_path / "plain"), abs=1e-5)
+
+
+def test_at_the_end_every_candidate_counts_as_trained(tmp_path: Path) -> None:
+    model = prepared()
+    fit_tiny(model, config(), ROWS, some_plan(12, steps=2), tmp_path)
+    assert {n.split(".")[2] for n in trained_parameters(model)} == {"0", "1", "2", "3", "4"}

@@ -150,10 +150,12 @@ def _over_cache(
     folder: Path,
 ) -> FromBorder | str:
     """The objective over the cache, or why there is none."""
+    if why := _ruled_out(config):
+        return why
     border = Border.of(model)
     if border is None:
-        return "the lowest of them trains"
-    if why := _impossible(border, config):
+        return "the embedding or the first layer trains"
+    if why := border.noise():
         return why
     visits = [examples[i].input_ids for step in plan.steps for micro in step for i in micro]
     watched = [e.input_ids for e in validation]
@@ -175,14 +177,14 @@ def forget(folder: Path) -> None:
     shutil.rmtree(folder / FOLDER, ignore_errors=True)
 
 
-def _impossible(border: Border, config: TrainConfig) -> str | None:
+def _ruled_out(config: TrainConfig) -> str | None:
     if config.optimizer.neftune_alpha > 0:
         return "NEFTune adds noise to the embeddings"
     if not config.memory.padding_free:
         return "memory.padding_free is off"
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return "several processes share the rows"
-    return border.noise()
+    return None
 
 
 def _decide(cache: Cache, visited_tokens: int, plan_hash: str) -> str | None:

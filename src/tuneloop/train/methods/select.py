@@ -89,7 +89,7 @@ class Selection:
         self.training_s += time.perf_counter() - self.begun
 
     def finish(self) -> None:
-        """Say what the method saved."""
+        """Say what the method saved; every candidate counts as trained from here on, as its weights are kept."""
         trained, total = self._weights(self.chosen), sum(p.numel() for p in self.model.parameters())
         spent = self.choosing_s + self.training_s
         log(
@@ -97,6 +97,9 @@ class Selection:
             f"{self.optimizer_bytes() / 1e6:,.1f} MB, for the whole model it would hold {MOMENT_BYTES * total / 1e6:,.1f} MB; "
             f"choosing took {100 * self.choosing_s / max(spent, 1e-9):.1f} % of {spent:.1f} s"
         )
+        for parameters in self.candidates:
+            for parameter in parameters:
+                parameter.requires_grad_(True)
 
     def optimizer_bytes(self) -> int:
         """What the optimizer's tensors take."""
