@@ -1,6 +1,8 @@
 """Does a distilled student beat the same student trained on labels alone, on rows that neither has seen?
 
-    python benchmarks/distil.py [--seeds 3] [--data FOLDER]
+    python benchmarks/distil.py [--seeds 3] [--data FOLDER] [--work FOLDER]
+
+With ``--work`` trainings are kept there, and finished ones are not done again. Results are written after every seed.
 
 The 25 largest classes of Banking77, as it goes in practice: few rows have labels, many have none, and there is a teacher.
 The teacher, a small Llama with random start, was trained on 2,000 labelled rows that the students do not have. The students,
@@ -23,8 +25,8 @@ import json
 import random
 import sys
 import tempfile
-import time
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +39,7 @@ TEMPLATE = (
     "{% endfor %}"
 )
 TEACHER = {"hidden": 128, "layers": 2, "max_steps": 400, "learning_rate": 2e-3, "batch_size": 32}
-STUDENT = {"hidden": 64, "layers": 2, "max_steps": 400, "learning_rate": 2e-3, "batch_size": 16}
+STUDENT = {"hidden": 64, "layers": 2, "max_steps": 900, "learning_rate": 2e-3, "batch_size": 8}
 BASELINE = "labels alone"
 ARMS: dict[str, tuple[str, dict[str, Any]]] = {
     BASELINE: ("labelled", {}),
@@ -50,15 +52,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--data", type=Path, default=harness.ROOT.parent / "shared" / "data" / "intent_en")
+    parser.add_argument("--work", type=Path)
     options = parser.parse_args()
-    begun = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        found = compare(Path(folder), options.data, options.seeds)
-    report(found, options.seeds, time.monotonic() - begun)
+        work: Path = options.work or Path(folder)
+        work.mkdir(parents=True, exist_ok=True)
+        for number, found in enumerate(compare(work, options.data, options.seeds), 1):
+            report(found, number)
 
 
-def compare(folder: Path, data: Path, seeds: int) -> dict[str, dict[str, list[list[float]]]]:
-    """Arm -> metric -> seed -> a number for each held-out row (the teacher is one more arm)."""
+def compare(folder: Path, data: Path, seeds: int) -> Iterator[dict[str, dict[str, list[list[float]]]]]:
+    """After every seed: arm -> metric -> seed -> a number for each held-out row (the teacher is one more arm)."""
     train, test = read(data / "banking77_train.csv"), read(data / "banking77_test.csv")
     largest = {label for label, _ in Counter(label for _, label in train).most_common(CLASSES)}
     train, test = ([row for row in rows if row[1] in largest] for rows in (train, test))
@@ -85,7 +89,7 @@ def compare(folder: Path, data: Path, seeds: int) -> dict[str, dict[str, list[li
             judge(found[arm], student, held_out)
             said = {m: sum(v[-1]) / len(v[-1]) for m, v in found[arm].items()}
             print(f"seed {seed} {arm}: {said}", file=sys.stderr, flush=True)
-    return found
+        yield found
 
 
 def read(path: Path) -> list[tuple[str, str]]:
@@ -161,7 +165,7 @@ def make_model(folder: Path, tokenizer: Any, size: dict[str, Any], *, seed: int)
 def write_records(folder: Path, train: list[tuple[str, str]], validation: list[tuple[str, str]]) -> None:
     from tuneloop.types import Message, Record, record_id
 
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     for split, rows in (("train", train), ("validation", validation)):
         with (folder / f"{split}.jsonl").open("w", encoding="utf-8") as file:
             for number, (text, label) in enumerate(rows):
@@ -188,7 +192,9 @@ def fit(
         optimizer={"weight_decay": 0.1, "warmup_ratio": 0.1}, **options,
     )  # fmt: skip
     out = RunDir(folder / f"run-{name}")
-    out.path.mkdir()
+    if (out / "train.json").exists():
+        return train.load(out).bundle.path
+    out.path.mkdir(exist_ok=True)
     done = train.run(config, start, records, out, seed=seed, teacher=None if distil is None else teacher)
     print(f"  {name}: best after step {done.best_step} of {done.steps}", file=sys.stderr, flush=True)
     return done.bundle.path
@@ -220,7 +226,7 @@ def judge(found: dict[str, list[list[float]]], model_folder: Path, rows: list[tu
     found["accuracy"].append(right)
 
 
-def report(found: dict[str, dict[str, list[list[float]]]], seeds: int, seconds: float) -> None:
+def report(found: dict[str, dict[str, list[list[float]]]], seeds: int) -> None:
     import numpy as np
     import torch
     import transformers
@@ -251,7 +257,7 @@ def report(found: dict[str, dict[str, list[list[float]]]], seeds: int, seconds: 
                 text += f", against {BASELINE} {gap.value:+.4f} [{gap.low:+.4f}, {gap.high:+.4f}]"
             lines.append(line)
             print(text)
-    print(f"{seconds:.0f} s; written to {harness.write('distil', lines)}", file=sys.stderr)
+    print(f"written to {harness.write('distil', lines)}", file=sys.stderr)
 
 
 if __name__ == "__main__":
