@@ -89,8 +89,9 @@ class DistilConfig(Config):
     divergence: Literal["forward_kl", "reverse_kl", "jsd"] = "forward_kl"
     """forward_kl: KL(teacher | student), covers the teacher; reverse_kl: seeks its peaks; jsd: between them."""
 
-    temperature: float = Field(2.0, gt=0)
-    """Both distributions are softened by it and the loss is scaled by its square (Hinton et al., 2015, arXiv:1503.02531)."""
+    temperature: float = Field(1.0, gt=0)
+    """Both distributions are softened by it and the loss is scaled by its square (Hinton et al., 2015, arXiv:1503.02531).
+    Over a whole vocabulary much more than 1 gives most of the mass to words that mean nothing."""
 
     alpha: float = Field(0.5, ge=0, le=1)
     """Weight of the teacher; the labels weigh 1 - alpha."""
