@@ -58,7 +58,7 @@ def configuration(case: dict[str, Any]) -> TrainConfig:
             "learning_rate": 3e-3 if case["method"] in ("lora", "staged") else 1e-3,
             "trackers": (),
             "optimizer": {"weight_decay": 0.1, "max_grad_norm": 0.5, "ema_decay": case.get("ema", 0.0)},
-            "lora": {"rank": 4},
+            "lora": {"rank": 4, "dropout": case.get("dropout", 0.0)},
             "validation": {"every_steps": 4},
             "checkpoint": {"every_steps": 4},
             "parallel": case.get("parallel", {}),

@@ -30,6 +30,12 @@ HALVES = [
     {**RESUMED, "name": "two-then-one", "parallel": FSDP},
     {**RESUMED, "name": "two-then-one-ddp"},
 ]
+DROPOUT = {"arch": "llama", "method": "lora", "dropout": 0.2}
+INTERRUPTED = [
+    {**DROPOUT, "name": "whole"},
+    {**DROPOUT, "name": "interrupted", "until": 4},
+    {**DROPOUT, "name": "interrupted"},
+]
 NAMES = [c["name"] for c in CASES]
 
 
@@ -41,7 +47,7 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.raises(Stop):
         train(begun, folder, ALONE)
     finished = {k: v for k, v in begun.items() if k != "until"} | {"parallel": FSDP}
-    train_together([*CASES, STAGED, *HALVES, finished], folder)
+    train_together([*CASES, STAGED, *HALVES, finished, *INTERRUPTED], folder)
     return folder
 
 
@@ -93,3 +99,10 @@ def test_begun_by_two_processes_finished_by_one(half: dict[str, Any], together: 
 
 def test_begun_by_one_process_finished_by_two(together: Path, alone: Path) -> None:
     assert_same({**RESUMED, "name": "one-then-two"}, together, alone)
+
+
+def test_two_processes_go_on_with_the_very_same_numbers(together: Path) -> None:
+    """Each process's own random numbers are in the checkpoint: dropout makes every one of them count."""
+    (whole, logits), (continued, same) = (result({"name": name}, together) for name in ("whole", "interrupted"))
+    assert continued["loss"] == whole["loss"]
+    assert torch.equal(same, logits)

@@ -115,6 +115,24 @@ def test_how_the_work_is_shared_is_no_reason_to_train_again() -> None:
     assert TrainConfig().hash() == build(TrainConfig, {"deepspeed": "zero3"}).value.hash()
 
 
+@pytest.mark.parametrize(
+    ("options", "what"),
+    [
+        ({"method": "select"}, "method: select"),
+        ({"method": "qlora"}, "method: qlora"),
+        ({"method": "prefix"}, "method: prefix"),
+        ({"method": "full", "validation": {"samples": 2}}, "validation.samples"),
+    ],
+)
+def test_what_was_not_shown_on_parts_of_layers_is_refused(
+    options: dict[str, object], what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(World, "same_start", lambda *_: None)
+    config = build(TrainConfig, {**options, "parallel": {"strategy": "fsdp"}}).value
+    with pytest.raises(ConfigError, match=what):
+        place(tiny_model("llama", vocab_size=50), config, World(0, 2))
+
+
 def test_deepspeed_that_is_not_installed_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from tuneloop.errors import ConfigError
 from tuneloop.progress import log
-from tuneloop.train.config import ADAPTERS, TrainConfig
+from tuneloop.train.config import TrainConfig
 from tuneloop.train.objectives import Objective
 from tuneloop.train.optimise import build_optimizer
 from tuneloop.train.parallel.gather import whole
@@ -183,9 +183,8 @@ def _check(config: TrainConfig) -> None:
     """What was not shown to give the same numbers on parts of layers is refused."""
     kind = config.parallel.kind
     refused = {
-        "method: select, which changes what trains on the way": config.method == "select",
-        "method: qlora": config.method == "qlora",
-        f"method: {config.method}": config.method in ADAPTERS and config.method in ("prefix", "prompt"),
+        "method: select, which changes what trains on the way,": config.method == "select",
+        f"method: {config.method}": config.method in ("qlora", "prefix", "prompt"),
         "objective: distil": config.objective == "distil",
         "validation.samples": config.validation.samples > 0,
         "optimizer.name: adamw_8bit": config.optimizer.name == "adamw_8bit",

@@ -1,8 +1,8 @@
 """The processes of one run: who am I, how many are we, and the few things they tell each other.
 
-``torchrun``, ``accelerate launch`` and Slurm's own variables (see ``launch.py``) describe a process by RANK, WORLD_SIZE and LOCAL_RANK. Without
-them a run is a world of one, which costs nothing. Small facts travel over gloo on the CPU, so that agreeing on them
-never waits for a GPU; gradients travel over NCCL where there is one.
+``torchrun`` and ``accelerate launch`` describe a process by RANK, WORLD_SIZE and LOCAL_RANK. Without them a run is a world of
+one, which costs nothing. Small facts travel over gloo on the CPU, so that agreeing on them never waits for a GPU;
+gradients travel over NCCL where there is one.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ JOB, END = "tuneloop/job", "tuneloop/end"
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """One process among ``size``. All methods but ``mine`` are collective: every process calls them in the same order."""
+    """One process among ``size``. All methods are collective: every process calls them in the same order."""
 
     rank: int = 0
     size: int = 1
@@ -49,10 +49,6 @@ class World:
     def guarded(self) -> AbstractContextManager[None]:
         """Around work that reaches other processes: says in two lines when one of them is gone."""
         return nullcontext() if self.alone else lost_neighbour()
-
-    def barrier(self) -> None:
-        """Wait until everybody is here."""
-        self.sum([0.0])
 
     def sum(self, values: Sequence[float]) -> list[float]:
         """Sums over all processes, in float64."""
