@@ -11,9 +11,9 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from tuneloop.errors import ModelError
+from tuneloop.errors import ConfigError, ModelError
 from tuneloop.models import ATTENTION, causal_model, register
-from tuneloop.train import kernels
+from tuneloop.train import checkpointing, kernels
 from tuneloop.train.allocator import keep_freed_memory
 from tuneloop.train.config import TrainConfig
 from tuneloop.train.objectives.flat import FlatSft
@@ -39,24 +39,40 @@ def create(model: nn.Module, config: TrainConfig) -> Objective:
     """The objective that a configuration asks for.
 
     Raises:
+        ConfigError: ``compile: on``.
         ModelError: The model cannot be computed the way the configuration asks for.
     """
     memory = config.memory
+    if memory.compile == "on":
+        raise ConfigError(
+            "torch.compile cannot follow the attention of a flat row",
+            where="train.memory.compile",
+            hint="leave it at auto",
+        )
     return sft(
         model,
         padding_free=memory.padding_free,
         share_prefixes=memory.share_prefixes,
         label_smoothing=config.label_smoothing,
+        recompute=checkpointing.planned(model, memory) if memory.padding_free else None,
     )
 
 
-def sft(model: nn.Module, *, padding_free: bool, share_prefixes: bool, label_smoothing: float) -> Objective:
+def sft(
+    model: nn.Module,
+    *,
+    padding_free: bool,
+    share_prefixes: bool,
+    label_smoothing: float,
+    recompute: checkpointing.Recompute | None = None,
+) -> Objective:
     """The objective of supervised fine-tuning, with the model's attention set to match.
 
     Raises:
         ModelError: The model changes its logits after the output head, which the flat form does not know.
     """
     inner: Any = causal_model(model)
+    checkpointing.stop(model)
     if not padding_free:
         kernels.remove(model)
         inner.set_attn_implementation("sdpa")
@@ -71,4 +87,4 @@ def sft(model: nn.Module, *, padding_free: bool, share_prefixes: bool, label_smo
     inner.set_attn_implementation(ATTENTION)
     kernels.apply(model)
     keep_freed_memory()
-    return FlatSft(share_prefixes=share_prefixes, label_smoothing=label_smoothing)
+    return FlatSft(share_prefixes=share_prefixes, label_smoothing=label_smoothing, recompute=recompute)
