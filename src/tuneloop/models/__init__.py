@@ -23,10 +23,12 @@ from tuneloop.models.fetch import ModelConfig, resolve
 from tuneloop.models.folder import MANIFEST, fingerprint, staging
 from tuneloop.models.load import load_model, load_tokenizer, quiet
 from tuneloop.models.memory import (
+    RUNTIME_BYTES,
     MemoryEstimate,
     dimensions_of,
     estimate_inference_memory,
     estimate_memory,
+    layer_activations,
     training_memory,
 )
 from tuneloop.store import is_offline
@@ -40,6 +42,7 @@ __all__ = [
     "ATTENTION",
     "CATALOGUE",
     "MANIFEST",
+    "RUNTIME_BYTES",
     "Bundle",
     "Dimensions",
     "Entry",
@@ -56,6 +59,7 @@ __all__ = [
     "fingerprint",
     "hidden_states",
     "is_offline",
+    "layer_activations",
     "layout",
     "load_model",
     "load_tokenizer",

@@ -13,8 +13,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from tuneloop.errors import ModelError
-from tuneloop.models import causal_model, dimensions_of
-from tuneloop.models.memory import RUNTIME_BYTES, layer_activations
+from tuneloop.models import RUNTIME_BYTES, causal_model, dimensions_of, layer_activations
 from tuneloop.train.sections import MemoryConfig
 
 OPTIMIZER_BYTES = 12
