@@ -25,10 +25,12 @@ from tuneloop.models.fetch import ModelConfig, resolve
 from tuneloop.models.folder import MANIFEST, fingerprint, staging
 from tuneloop.models.load import load_model, load_tokenizer, quiet
 from tuneloop.models.memory import (
+    RUNTIME_BYTES,
     MemoryEstimate,
     dimensions_of,
     estimate_inference_memory,
     estimate_memory,
+    layer_activations,
     training_memory,
 )
 from tuneloop.models.merge import Merged, MergeParity, merge_bundle
@@ -56,6 +58,7 @@ __all__ = [
     "ATTENTION",
     "CATALOGUE",
     "MANIFEST",
+    "RUNTIME_BYTES",
     "Bundle",
     "Dimensions",
     "Entry",
@@ -77,6 +80,7 @@ __all__ = [
     "fingerprint",
     "hidden_states",
     "is_offline",
+    "layer_activations",
     "layout",
     "load_model",
     "load_tokenizer",

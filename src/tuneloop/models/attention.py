@@ -1,4 +1,4 @@
-"""Attention of a flat row on a CPU as one function: no copies of slices, no gradients full of zeros between tiles."""
+"""Attention of a flat row, tile by tile; on a CPU as one function: no gradients full of zeros between tiles."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
 
 if TYPE_CHECKING:
     from tuneloop.models.flat import Layout
@@ -30,6 +31,24 @@ def gather(x_1GTD: Tensor, ranges: Sequence[tuple[int, int]]) -> Tensor:
     if len(ranges) == 1:
         return x_1GTD[:, :, ranges[0][0] : ranges[0][1]]
     return torch.cat([x_1GTD[:, :, a:b] for a, b in ranges], dim=2)
+
+
+def attend(q_1HTD: Tensor, k_1GTD: Tensor, v_1GTD: Tensor, plan: Layout, scaling: float) -> Tensor:
+    """Attention of a flat row: H query heads over G key heads; the result is 1 x T x H x Dv."""
+    if fits(q_1HTD, k_1GTD, v_1GTD):
+        return Tiled.apply(q_1HTD, k_1GTD, v_1GTD, plan, scaling)  # type: ignore[no-any-return, no-untyped-call]
+    heads, groups = q_1HTD.shape[1], k_1GTD.shape[1]
+    repeat = heads // groups
+    out: list[Tensor] = []
+    for tile in plan.tiles:
+        q = q_1HTD[:, :, tile.start : tile.end]
+        k, v = gather(k_1GTD, tile.keys), gather(v_1GTD, tile.keys)
+        if repeat > 1:
+            k, v = k.repeat_interleave(repeat, 1), v.repeat_interleave(repeat, 1)
+        o = scaled_dot_product_attention(q, k, v, attn_mask=tile.mask_QK, is_causal=tile.mask_QK is None, scale=scaling)
+        out.append(o)
+    whole = out[0] if len(out) == 1 else torch.cat(out, dim=2)
+    return whole.transpose(1, 2).contiguous()
 
 
 class Tiled(torch.autograd.Function):

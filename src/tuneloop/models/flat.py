@@ -18,11 +18,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from tuneloop.errors import ModelError
-from tuneloop.models.attention import Tiled, fits, gather
+from tuneloop.models.attention import attend
 
 ATTENTION = "tuneloop_flat"
 """Name of the attention function in transformers' registry."""
@@ -232,24 +231,6 @@ def _tile(group: Sequence[_Piece], token_node: Tensor, related: Tensor) -> Tile:
     allowed = related[token_node[q]][:, token_node[k]] & (k[None] <= q[:, None])
     mask = torch.zeros(allowed.shape).masked_fill_(~allowed, float("-inf"))
     return Tile(start, end, keys, mask)
-
-
-def attend(q_1HTD: Tensor, k_1GTD: Tensor, v_1GTD: Tensor, plan: Layout, scaling: float) -> Tensor:
-    """Attention of a flat row: H query heads over G key heads; the result is 1 x T x H x Dv."""
-    if fits(q_1HTD, k_1GTD, v_1GTD):
-        return Tiled.apply(q_1HTD, k_1GTD, v_1GTD, plan, scaling)  # type: ignore[no-any-return, no-untyped-call]
-    heads, groups = q_1HTD.shape[1], k_1GTD.shape[1]
-    repeat = heads // groups
-    out: list[Tensor] = []
-    for tile in plan.tiles:
-        q = q_1HTD[:, :, tile.start : tile.end]
-        k, v = gather(k_1GTD, tile.keys), gather(v_1GTD, tile.keys)
-        if repeat > 1:
-            k, v = k.repeat_interleave(repeat, 1), v.repeat_interleave(repeat, 1)
-        o = scaled_dot_product_attention(q, k, v, attn_mask=tile.mask_QK, is_causal=tile.mask_QK is None, scale=scaling)
-        out.append(o)
-    whole = out[0] if len(out) == 1 else torch.cat(out, dim=2)
-    return whole.transpose(1, 2).contiguous()
 
 
 def attention(

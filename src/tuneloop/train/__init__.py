@@ -7,6 +7,7 @@ batch.py       rows -> one flat row, shared beginnings once
 objectives/    (model, rows) -> loss: the fast forms and the plain oracle
 methods/       model -> which parameters train
 optimise.py    AdamW, its groups and its schedule
+kernels.py     faster forms of layers (allocator.py: of memory; checkpointing.py: layers that recompute)
 loop.py        steps, validation, checkpoints, signals
 companions.py  what accompanies the loop: moving average, patience, choice of layers
 trackers.py    where metrics go

@@ -208,9 +208,6 @@ class MemoryConfig(Config):
     max_tokens_per_pass: int | None = Field(None, ge=1)
     """Cut the rows of a step into passes of at most this many tokens (a longer row goes alone)."""
 
-    compile: Literal["auto", "on", "off"] = "auto"
-    """torch.compile of the decoder block; auto: on a GPU for runs long enough to repay it."""
-
 
 class ParallelConfig(Config):
     """How several processes (``torchrun``, ``accelerate launch``) share one run. Nothing here changes the loss."""

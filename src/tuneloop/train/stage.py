@@ -177,7 +177,7 @@ def _fit(job: _Job, world: World, rehearsal: list[tuple[int, int]] | None = None
     student = load_model(job.model_folder, dtype=dtype, device=device, four_bit=four_bit)
     teach = partial(open_teacher, config, job.teacher, student, tokenizer, [*examples, *validation], out, dtype=dtype)
     known = teach() if world.is_main else None
-    world.barrier()  # what a teacher says is computed by one process and found by the others
+    world.sum([0.0])  # wait: what a teacher says is computed by one process and found by the others
     trained = train_phases(
         student,
         config,

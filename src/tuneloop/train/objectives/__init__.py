@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from tuneloop.errors import ModelError
 from tuneloop.models import ATTENTION, causal_model, register
 from tuneloop.progress import log
-from tuneloop.train import kernels
+from tuneloop.train import checkpointing, kernels
 from tuneloop.train.allocator import keep_freed_memory
 from tuneloop.train.config import TrainConfig
 from tuneloop.train.objectives.distil import FlatDistil, PlainDistil
@@ -74,6 +74,7 @@ def create(model: nn.Module, config: TrainConfig, teacher: Teacher | None = None
         "padding_free": how.padding_free,
         "share_prefixes": how.share_prefixes and not noise,
         "label_smoothing": config.label_smoothing,
+        "recompute": checkpointing.planned(model, how) if how.padding_free else None,
     }
     if config.distil is None:
         made = sft(model, **options)
@@ -84,16 +85,23 @@ def create(model: nn.Module, config: TrainConfig, teacher: Teacher | None = None
     return Noisy(made, noise) if noise else made
 
 
-def sft(model: nn.Module, *, padding_free: bool, share_prefixes: bool, label_smoothing: float) -> Objective:
+def sft(
+    model: nn.Module,
+    *,
+    padding_free: bool,
+    share_prefixes: bool,
+    label_smoothing: float,
+    recompute: checkpointing.Recompute | None = None,
+) -> Objective:
     """Cross-entropy of the next token, with the model's attention set to match.
 
     Raises:
         ModelError: The model changes its logits after the output head, which the flat form does not know.
     """
-    _set_attention(model, padding_free)
+    _arrange(model, padding_free)
     if not padding_free:
         return PlainSft(label_smoothing=label_smoothing)
-    return FlatSft(share_prefixes=share_prefixes, label_smoothing=label_smoothing)
+    return FlatSft(share_prefixes=share_prefixes, label_smoothing=label_smoothing, recompute=recompute)
 
 
 def distillation(
@@ -104,21 +112,26 @@ def distillation(
     padding_free: bool,
     share_prefixes: bool,
     label_smoothing: float,
+    recompute: checkpointing.Recompute | None = None,
 ) -> Objective:
     """Distance to a teacher mixed with the labels; teacher and student are both flat or both padded.
 
     Raises:
         ModelError: See ``sft``.
     """
-    _set_attention(model, padding_free)
+    _arrange(model, padding_free)
     if not padding_free:
         return PlainDistil(teacher, config, label_smoothing=label_smoothing)
-    return FlatDistil(teacher, config, share_prefixes=share_prefixes, label_smoothing=label_smoothing)
+    return FlatDistil(
+        teacher, config, share_prefixes=share_prefixes, label_smoothing=label_smoothing, recompute=recompute
+    )
 
 
-def _set_attention(model: nn.Module, padding_free: bool) -> None:
+def _arrange(model: nn.Module, padding_free: bool) -> None:
+    """Attention and layers for the flat form, or as they are written for the padded one."""
     inner: Any = causal_model(model)
     refuse_changed_logits(inner, padding_free)
+    checkpointing.stop(model)
     if padding_free:
         register()
         kernels.apply(model)

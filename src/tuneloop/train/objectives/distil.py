@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from tuneloop.models import causal_model, hidden_states
 from tuneloop.train.batch import collate
+from tuneloop.train.checkpointing import Recompute
 from tuneloop.train.objectives.divergence import divergence
 from tuneloop.train.objectives.plain import label_logits
 from tuneloop.train.objectives.teacher import Teacher
@@ -34,18 +35,27 @@ class FlatDistil:
         config: Divergence, temperature, alpha.
         share_prefixes: See ``batch.collate``.
         label_smoothing: Of the cross-entropy.
+        recompute: Which layers compute their activations again.
     """
 
     def __init__(
-        self, teacher: Teacher, config: DistilConfig, *, share_prefixes: bool = True, label_smoothing: float = 0.0
+        self,
+        teacher: Teacher,
+        config: DistilConfig,
+        *,
+        share_prefixes: bool = True,
+        label_smoothing: float = 0.0,
+        recompute: Recompute | None = None,
     ) -> None:
-        self.teacher, self.config = teacher, config
+        self.teacher, self.config, self.recompute = teacher, config, recompute
         self.share_prefixes, self.label_smoothing = share_prefixes, label_smoothing
 
     def __call__(self, model: nn.Module, examples: Sequence[Example]) -> Tensor:
         weight = next(model.parameters())
         batch = collate(examples, share_prefixes=self.share_prefixes).to(weight.device, weight.dtype)
         known = self.teacher.known(examples, batch)
+        if self.recompute is not None and model.training:
+            self.recompute.arrange(model, batch.input_ids_1T.shape[1])
         hidden_NC = hidden_states(model, batch.input_ids_1T, batch.layout)[0].index_select(0, batch.source_N)
         head: Any = causal_model(model)
         if len(hidden_NC) <= CHUNK:

@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from tuneloop.models import causal_model, hidden_states
 from tuneloop.train.batch import Batch, collate
+from tuneloop.train.checkpointing import Recompute
 from tuneloop.train.kernels import narrows, onednn_is_faster, product, usual
 from tuneloop.types import Example
 
@@ -26,8 +27,10 @@ ROUND = 16
 class FlatSft:
     """Next-token cross-entropy on a flat row: no padding, logits only where there is a label."""
 
-    def __init__(self, *, share_prefixes: bool = True, label_smoothing: float = 0.0) -> None:
-        self.share_prefixes, self.label_smoothing = share_prefixes, label_smoothing
+    def __init__(
+        self, *, share_prefixes: bool = True, label_smoothing: float = 0.0, recompute: Recompute | None = None
+    ) -> None:
+        self.share_prefixes, self.label_smoothing, self.recompute = share_prefixes, label_smoothing, recompute
 
     def __call__(self, model: nn.Module, examples: Sequence[Example]) -> Tensor:
         weight = next(model.parameters())
@@ -37,6 +40,8 @@ class FlatSft:
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         tokens, predictions = batch.input_ids_1T.shape[1], len(batch.source_N)
+        if self.recompute is not None and model.training:
+            self.recompute.arrange(model, tokens)
         if narrows(model) and 2 * predictions <= tokens:
             plan = replace(batch.layout, rows_N=batch.source_N)
             hidden_NC = hidden_states(model, batch.input_ids_1T, plan)[0]
