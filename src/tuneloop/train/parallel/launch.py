@@ -160,14 +160,7 @@ def kubernetes(
     pod = _pod(cluster, command, f"{first}.{cluster.job}", image, claim, folder)
     if not jobset:
         pod["subdomain"] = cluster.job
-    job = {
-        "completionMode": "Indexed",
-        "completions": cluster.nodes,
-        "parallelism": cluster.nodes,
-        "backoffLimit": RETRIES * cluster.nodes,
-        "podFailurePolicy": {"rules": _rules()},
-        "template": {"metadata": {"labels": {"app": cluster.job}}, "spec": pod},
-    }
+    job = _job(cluster, pod)
     if jobset:
         spec = {
             "network": {"enableDNSHostnames": True, "subdomain": cluster.job},
@@ -182,6 +175,17 @@ def kubernetes(
             {"apiVersion": "batch/v1", "kind": "Job", "metadata": named, "spec": job},
         ]
     return yaml.safe_dump_all(made, sort_keys=False)
+
+
+def _job(cluster: Cluster, pod: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "completionMode": "Indexed",
+        "completions": cluster.nodes,
+        "parallelism": cluster.nodes,
+        "backoffLimit": RETRIES * cluster.nodes,
+        "podFailurePolicy": {"rules": _rules()},
+        "template": {"metadata": {"labels": {"app": cluster.job}}, "spec": pod},
+    }
 
 
 def _rules() -> list[dict[str, Any]]:
