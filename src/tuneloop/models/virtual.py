@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tuneloop.models.flat import Layout, Tile, attend, backbone
+from tuneloop.models.attention import attend
+from tuneloop.models.flat import Layout, Tile, backbone
 
 KeysValues = tuple[Tensor, Tensor]
 """Of a layer, each 1 x G x P x D."""

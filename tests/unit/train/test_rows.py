@@ -57,14 +57,6 @@ def test_fail_names_the_rows_that_are_too_long(tmp_path: Path) -> None:
         rows_of(tmp_path, [talk(2)], max_length_tokens=20, too_long="fail")
 
 
-def test_many_rows_that_are_too_long_are_a_warning_with_the_limit_that_would_hold_them(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    found = rows_of(tmp_path, [talk(2)], max_length_tokens=20)
-    warning = f"warning: 100.0 % of the rows of train are longer than 20 tokens and are left out: set train.max_length_tokens={found.longest_tokens}"
-    assert warning in capsys.readouterr().err
-
-
 def test_nothing_to_train_on_is_an_error_with_reasons(tmp_path: Path) -> None:
     found = rows_of(tmp_path, [Record("mute", (USER,))])
     with pytest.raises(DataError, match=r"nothing to train on \(1 rows: no assistant message to learn from\)"):
@@ -88,14 +80,14 @@ def test_parts_of_a_split_conversation_keep_the_system_prompt_and_every_answer_w
 
 
 def test_a_part_takes_as_many_exchanges_as_fit(tmp_path: Path) -> None:
-    whole = rows_of(tmp_path, [talk(2)]).longest_tokens
+    whole = max(rows_of(tmp_path, [talk(2)]).lengths_tokens)
     found = rows_of(tmp_path, [talk(4)], max_length_tokens=whole, too_long="split")
     assert [e.id for e in found.examples] == ["talk#1", "talk#2"]
 
 
 def test_a_call_and_its_result_are_not_parted(tmp_path: Path) -> None:
     called = (Message("user", "q " * 9), Message("assistant", "calling"), Message("tool", "42"), ANSWER)
-    one = rows_of(tmp_path, [Record("r", called)]).longest_tokens
+    one = max(rows_of(tmp_path, [Record("r", called)]).lengths_tokens)
     found = rows_of(tmp_path, [Record("r", (*called, *called))], max_length_tokens=one, too_long="split")
     assert [e.id for e in found.examples] == ["r#1", "r#2"]
     text = Chat(tiny_tokenizer()).tokenizer.decode(found.examples[1].input_ids)
