@@ -76,7 +76,7 @@ def train(case: dict[str, Any], folder: Path, here: World) -> None:
     torch.manual_seed(0)
     model = tiny_model(case["arch"], vocab_size=VOCABULARY, **case.get("model", {}))
     with stopping_after(case.get("until")):
-        done = train_phases(model, config, examples, rows(7, 1), lambda *_: plan, objectives.create, out, here)
+        done = train_phases(model, config, examples, rows(7, 1), lambda *_: plan, objectives.create, out, world=here)
     if here.is_main:
         lines = list(out.metrics())
         wanted = ("loss", "grad_norm", "validation_loss")
