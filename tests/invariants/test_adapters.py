@@ -78,7 +78,7 @@ def test_expert_adapters_equal_those_of_peft(arch: str) -> None:
     """The thin matrices beside the experts give what PEFT's sums of weights give."""
     model, batch = adapted(fresh(arch), config("lora", arch)), [rows()]
     fast = loss_and_gradients(model, batch)
-    changed = [m for m in model.modules() if "forward" in vars(m)]
+    changed = [m for name, m in model.named_modules() if name.endswith(".experts") and "forward" in vars(m)]
     assert len(changed) == 2, "one stack of experts in each layer after the first"
     for module in changed:
         del module.forward
@@ -88,8 +88,10 @@ def test_expert_adapters_equal_those_of_peft(arch: str) -> None:
 @pytest.mark.parametrize("method", ["lora", "rslora", "dora", "lora+"])
 @pytest.mark.parametrize("arch", ARCHS)
 def test_the_start_is_the_base_model(arch: str, method: str) -> None:
+    """To the bit, but for routed experts, whose rows are summed in another order."""
     model = adapted(fresh(arch), config(method, arch), started=False)
-    assert torch.equal(logits(model), logits(fresh(arch)))
+    rounding = 1e-6 if arch in MIXTURES else 0.0
+    torch.testing.assert_close(logits(model), logits(fresh(arch)), atol=rounding, rtol=0)
 
 
 @pytest.mark.parametrize("method", ["lora", "rslora", "dora"])

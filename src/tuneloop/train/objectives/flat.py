@@ -12,16 +12,13 @@ from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
 from tuneloop.models import causal_model, hidden_states
-from tuneloop.train.batch import Batch, collate
+from tuneloop.train.batch import ROUND, Batch, collate
 from tuneloop.train.checkpointing import Recompute
 from tuneloop.train.kernels import narrows, onednn_is_faster, product, usual
 from tuneloop.types import Example
 
 CHUNK = 1024
 """Predictions whose logits are alive at once: 1024 x 129,280 (DeepSeek-V3's vocabulary) in fp32 is 0.5 GB."""
-
-ROUND = 16
-"""Rows are filled up to a multiple of this where oneDNN computes: it makes a program for every new shape (2 ms each)."""
 
 
 class FlatSft:

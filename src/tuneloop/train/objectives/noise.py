@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 
 from tuneloop.models import causal_model
+from tuneloop.train.batch import ROUND
 from tuneloop.types import Example
 
 if TYPE_CHECKING:
@@ -51,7 +53,9 @@ class Noisy:
             handle.remove()
 
     def _noise(self, lengths: Sequence[int], embedded: Tensor) -> Tensor:
-        """Noise for a flat row (1 x T x C, rows one after another) or for padded rows (B x T x C, none on padding)."""
+        """Noise for a flat row (1 x T x C: rows one after another, then what fills it up, which gets none) or for padded
+        rows (B x T x C, none on padding).
+        """
         width = embedded.shape[-1]
         rows = [
             torch.empty(n, width, device=embedded.device, dtype=torch.float32).uniform_(-1, 1)
@@ -60,5 +64,6 @@ class Noisy:
         ]
         padded = embedded.shape[:2] == (len(lengths), max(lengths))
         noise = pad_sequence(rows, batch_first=True) if padded else torch.cat(rows)[None]
-        assert noise.shape == embedded.shape, "rows share beginnings, or are not laid out one after another"
-        return noise.to(embedded.dtype)
+        filling = embedded.shape[1] - noise.shape[1]
+        assert 0 <= filling < ROUND, "rows share beginnings, or are not laid out one after another"
+        return pad(noise, (0, 0, 0, filling)).to(embedded.dtype)
