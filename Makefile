@@ -34,8 +34,8 @@ bench: bench-train bench-data  ## every benchmark that runs on a CPU
 bench-data: install-tests  ## the data room: documents, personal data, duplicates, split, steps, readers, a million rows
 	@for bench in documents personal neardup split steps formats reading data_pipeline; do $(BIN)/python benchmarks/$$bench.py || exit 1; done
 
-bench-train: install  ## training speed beside TRL, in TRL's own virtual environment
-	@$(BIN)/python benchmarks/train_cpu.py
+bench-train: install-tests  ## training speed beside TRL (in its own environment), cached stages, expert adapters, distillation
+	@for bench in train_cpu train_staged expert_adapters distil; do $(BIN)/python benchmarks/$$bench.py || exit 1; done
 
 bench-tables: install  ## write the benchmark tables into both READMEs
 	@$(BIN)/python benchmarks/tables.py

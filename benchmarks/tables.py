@@ -8,7 +8,16 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-DATA: tuple[tuple[str, str, str], ...] = (
+Chosen = tuple[tuple[str, str, str], ...]
+"""Bench, cases and metrics that the READMEs show; the result files hold the rest."""
+
+TRAINING: Chosen = (
+    ("train_staged", r".*", r"real tokens per second|peak memory"),
+    ("expert_adapters", r".*", r".*"),
+    ("distil", r".*", r"accuracy"),
+    ("banking77", r".*", r".*"),
+)
+DATA: Chosen = (
     ("documents", r"web|receipts|speech", r"token F1|^character recall|word error rate"),
     ("personal", r"synth: (EMAIL|CARD|IBAN|PHONE)", r"recall, overlap|precision"),
     ("personal", r"speed", r"speed|rows"),
@@ -16,7 +25,6 @@ DATA: tuple[tuple[str, str, str], ...] = (
     ("data_pipeline", r".*", r".*"),
     ("split", r".*", r"seconds|peak memory|rows"),
 )
-"""Bench, cases and metrics of the data room that the READMEs show; the result files hold the rest."""
 
 
 def table(path: Path) -> str:
@@ -41,11 +49,11 @@ def table(path: Path) -> str:
     return "\n".join(out) + "\n"
 
 
-def data_table() -> str:
-    """The chosen lines of the data benches, with the commands that make them."""
+def lines(chosen: Chosen) -> str:
+    """The chosen lines of some benches, with the commands that make them."""
     out = ["| bench | case | arm | metric | median (low–high) | × |", "|---|---|---|---|---|---|"]
     commands: dict[str, str] = {}
-    for bench, cases, metrics in DATA:
+    for bench, cases, metrics in chosen:
         for path in sorted(RESULTS.glob(f"{bench}[-_]*.jsonl")):
             for row in map(json.loads, path.read_text(encoding="utf-8").splitlines()):
                 if re.search(cases, row["case"]) and re.search(metrics, row["metric"]):
@@ -73,10 +81,11 @@ def fill(page: str, mark: str, text: str) -> str:
 
 
 def main() -> None:
-    text = "\n".join(table(path) for path in sorted(RESULTS.glob("train_cpu_*.jsonl")))
+    speed = "\n".join(table(path) for path in sorted(RESULTS.glob("train_cpu_*.jsonl")))
+    training, data = speed + "\n" + lines(TRAINING), lines(DATA)
     for name in ("README.md", "README.zh-CN.md"):
         path = ROOT / name
-        page = fill(fill(path.read_text(encoding="utf-8"), "bench", text), "bench-data", data_table())
+        page = fill(fill(path.read_text(encoding="utf-8"), "bench", training), "bench-data", data)
         path.write_text(page, encoding="utf-8")
         print(f"wrote the tables into {name}")
 

@@ -42,17 +42,32 @@ def write_atomic(path: Path, data: bytes | str) -> None:
     """Write a file so that a reader, or a crash at any moment, sees the old or the new content and nothing else."""
     blob = data.encode("utf-8") if isinstance(data, str) else data
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as file:
-            file.write(blob)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        with replacing(path) as temporary:
+            temporary.write_bytes(blob)
         fsync_path(path.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise disk_error(error, path) from error
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary file beside ``path`` that takes its place, on the disk, when the block ends well; else it vanishes."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        fsync_path(temporary)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def sweep(folder: Path) -> None:
+    """Remove the temporary files that processes left there which were killed while they wrote. Nobody else may write."""
+    for left in folder.glob(".*.tmp"):
+        if re.fullmatch(r"\..+\.\d+\.tmp", left.name):
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
 def fsync_path(path: Path) -> None:
@@ -280,6 +295,7 @@ class Run:
         if out.complete:  # finished once, damaged since: never trust the rest of it
             self._archive(name, f"{key[:12]}-damaged-{int(time.time())}")
         out.path.mkdir(parents=True, exist_ok=True)
+        sweep(out.path)
         started = datetime.now(UTC)
         manifest: dict[str, Any] = {
             "stage": name,

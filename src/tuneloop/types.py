@@ -167,14 +167,36 @@ class Example:
 
 
 @dataclass(frozen=True, slots=True)
+class Grammar:
+    """What an answer must look like: ``before``, then JSON that the schema allows, then ``after``.
+
+    ``schema`` is a JSON schema as text; ``{}`` allows any JSON object.
+    """
+
+    schema: str
+    before: str = ""
+    after: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Sampling:
-    """How tokens are drawn. Temperature 0 is greedy; ``top_k`` 0 means no limit."""
+    """How tokens are drawn. Temperature 0 is greedy; ``top_k`` 0 means no limit.
+
+    Penalties are OpenAI's, over the tokens of the answer so far: a token that occurs c > 0 times loses
+    ``presence_penalty + c * frequency_penalty`` logits. ``logit_bias`` adds to the logits of the tokens it names.
+    ``top_logprobs`` asks for that many alternatives beside each token.
+    """
 
     max_tokens: int = 256
     temperature: float = 0.0
     top_p: float = 1.0
     top_k: int = 0
     seed: int | None = None
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    top_logprobs: int = 0
+    grammar: Grammar | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +227,8 @@ class TokenEvent:
     """New tokens of one request. ``finish`` is set on the last event, ``error`` only when it is ``error``.
 
     ``logprobs`` are natural logarithms of the chosen tokens' probabilities (same length as ``token_ids``, or empty
-    where the engine does not report them).
+    where the engine does not report them). ``top`` holds, for each token, the most probable tokens with their logarithms,
+    best first; it is empty where nobody asked.
     """
 
     request_id: str
@@ -213,6 +236,7 @@ class TokenEvent:
     logprobs: tuple[float, ...] = ()
     finish: FinishReason | None = None
     error: str | None = None
+    top: tuple[tuple[tuple[int, float], ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -131,8 +131,11 @@ def test_models_lists_what_is_served(fast: Site) -> None:
 @pytest.mark.parametrize(
     ("change", "param"),
     [
-        ({"n": 2}, "n"),
-        ({"logprobs": True}, "logprobs"),
+        ({"n": 0}, "n"),
+        ({"n": 17}, "n"),
+        ({"top_logprobs": 2}, "top_logprobs"),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+        ({"logit_bias": {"x": 1}}, "logit_bias"),
         ({"tools": [{"type": "function"}]}, "tools"),
         ({"response_format": {"type": "json_object"}}, "response_format"),
         ({"presence_penalty": 0.5}, "presence_penalty"),
@@ -215,7 +218,7 @@ def test_health_needs_no_key_and_every_answer_has_a_request_id(fast: Site) -> No
         seen.add(reply.headers["x-request-id"])
     assert len(seen) == 3
     reply = fast.post({"messages": ASK})
-    assert reply.json()["id"] == reply.headers["x-request-id"]
+    assert reply.json()["id"] == f"chatcmpl-{reply.headers['x-request-id']}"
 
 
 def test_metrics_count_and_carry_no_secrets(fast: Site) -> None:
@@ -393,7 +396,7 @@ def test_the_served_answer_is_the_engines_answer_token_for_token(bundle: Bundle)
 def test_our_own_bug_is_a_500_with_a_request_id_and_a_traceback_in_the_log(
     slow: Site, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(slow.gateway.chat, "prompt_ids", lambda _: 1 / 0)
+    monkeypatch.setattr(slow.gateway.chat, "prompt_ids", lambda *_: 1 / 0)
     reply = slow.post({"messages": ASK})
     assert (reply.status_code, reply.json()["error"]["type"]) == (500, "server_error")
     logged = capsys.readouterr().err

@@ -218,3 +218,36 @@ def test_line_after_half_a_line_is_not_lost(tmp_path: Path) -> None:
     (tmp_path / METRICS).write_text('{"step": 1}\n{"step": 2, "lo')
     out.log_metrics(step=3)
     assert [m["step"] for m in out.metrics()] == [1, 3]
+
+
+def test_what_a_killed_process_was_writing_is_removed_when_the_stage_goes_on(tmp_path: Path) -> None:
+    run, left, kept = Run(tmp_path), tmp_path / "work" / ".ledger.parquet.4711.tmp", tmp_path / "work" / ".notes.tmp"
+
+    def killed(out: RunDir) -> None:
+        left.write_bytes(b"half")
+        kept.write_bytes(b"a user's")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run.stage("work", Settings(), {}, killed, lambda out: None)
+    assert left.exists()
+    run.stage("work", Settings(), {}, lambda out: None, lambda out: None)
+    assert not left.exists()
+    assert kept.exists()
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"old")
+
+    def stopped() -> None:
+        with rundir.replacing(path) as temporary:
+            temporary.write_bytes(b"ne")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stopped()
+    assert (path.read_bytes(), [f.name for f in tmp_path.iterdir()]) == (b"old", ["a.bin"])
+    with rundir.replacing(path) as temporary:
+        temporary.write_bytes(b"new")
+    assert (path.read_bytes(), [f.name for f in tmp_path.iterdir()]) == (b"new", ["a.bin"])

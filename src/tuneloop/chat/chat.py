@@ -14,7 +14,7 @@ from tuneloop.chat import tools as functions
 from tuneloop.chat.examples import encode
 from tuneloop.chat.hidden import MARK, Hidden
 from tuneloop.chat.reasoning import CLOSE, OPEN, answer_text, separate, split_reasoning
-from tuneloop.chat.stream import Detokenizer, special_ids
+from tuneloop.chat.stream import Detokenizer, bytes_of, special_ids
 from tuneloop.errors import DataError, ModelError
 from tuneloop.types import Dropped, Example, Message, Record
 
@@ -193,6 +193,10 @@ class Chat:
 
     def stream(self) -> Detokenizer:
         return Detokenizer(self.tokenizer)
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """What one token stands for; half a character is half a character."""
+        return bytes_of(self.tokenizer, token_id)
 
     def split_reasoning(self, text: str, prompt: str) -> tuple[str | None, str]:
         """Reasoning (None when there is none) and answer of what was generated after ``prompt``."""

@@ -31,6 +31,18 @@ def token_bytes(token: str) -> bytes:
         return token.encode()
 
 
+def bytes_of(tokenizer: Any, token_id: int) -> bytes:
+    """The bytes of one token, of any tokenizer; special tokens are their own name."""
+    token = tokenizer.convert_ids_to_tokens(token_id)
+    if token is None:  # a padded vocabulary has rows without a token
+        return b""
+    if is_byte_level(tokenizer):
+        return token_bytes(token)
+    if _BYTE_TOKEN.fullmatch(token):
+        return bytes([int(token[3:-1], 16)])
+    return str(token).replace("\u2581", " ").encode()  # SentencePiece's mark for a space
+
+
 def special_ids(tokenizer: Any) -> frozenset[int]:
     """Tokens that are never text: those with a role (end of text ...) and those marked special (``<|im_start|>``)."""
     marked = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}

@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import shutil
 import socket
 import subprocess
@@ -16,14 +17,8 @@ from typing import Any
 
 from tuneloop import __version__, models, store
 
-EXTRAS = {
-    "train": ("torch", "transformers", "peft", "accelerate", "safetensors", "gguf", "psutil", "tensorboard"),
-    "evaluate": ("matplotlib", "rouge-score", "sacrebleu"),
-    "serve": ("fastapi", "uvicorn", "httpx", "prometheus-client"),
-    "llamacpp": ("xllamacpp",),
-    "hub": ("huggingface-hub",),
-    "modelscope": ("modelscope",),
-}
+NOT_SHOWN = ("all", "data", "dev", "peers")
+"""Extras that only name other extras, or what tests need."""
 HUBS = {"Hugging Face Hub": "huggingface.co", "ModelScope": "www.modelscope.cn"}
 PACKAGE_INDEX = "package index"
 REACH_TIMEOUT_S = 3.0
@@ -45,7 +40,7 @@ def show(*, as_json: bool) -> None:
     )
     for extra, missing in found["missing"].items():
         state = f"missing {', '.join(missing)}:  pip install 'tuneloop[{extra}]'" if missing else "complete"
-        print(f"extra {extra:10} {state}")
+        print(f"extra {extra:11} {state}")
     for name, ok in found["sources"].items():
         print(f"source {name:16} {'reachable' if ok else 'not reachable (offline?)'}")
     print("\nmemory to train, rank 16, 2,048 tokens a step, in GB ('*' fits this machine):")
@@ -77,7 +72,7 @@ def report() -> dict[str, Any]:
         "models": sorted(p.name for p in folder.iterdir() if p.is_dir() and p.name[0] != ".")
         if folder.is_dir()
         else [],
-        "missing": {extra: [n for n in names if not _installed(n)] for extra, names in EXTRAS.items()},
+        "missing": {extra: [n for n in names if not _installed(n)] for extra, names in _extras().items()},
         "sources": _sources(),
         "training": [
             {"model": e.name, **{m: models.estimate_memory(e, m, on_gpu=on_gpu) for m in ("full", "lora", "qlora")}}
@@ -88,6 +83,17 @@ def report() -> dict[str, Any]:
 
 def _entries() -> list[models.Entry]:
     return list(models.CATALOGUE.values()) if isinstance(models.CATALOGUE, dict) else list(models.CATALOGUE)
+
+
+def _extras() -> dict[str, list[str]]:
+    """Extra -> distributions it needs, as the installed package declares them."""
+    own = importlib.metadata.metadata("tuneloop")
+    extras: dict[str, list[str]] = {e: [] for e in own.get_all("Provides-Extra") or () if e not in NOT_SHOWN}
+    for line in own.get_all("Requires-Dist") or ():
+        name, extra = re.match(r"[\w.-]+", line), re.search(r"extra == ['\"]([\w-]+)['\"]", line)
+        if name and extra and extra[1] in extras and name[0] != "tuneloop":
+            extras[extra[1]].append(name[0])
+    return extras
 
 
 def _installed(name: str) -> bool:

@@ -7,7 +7,6 @@ step), history (step, message, before, after), redactions (message, type, start,
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from tuneloop.data.frame import alive
 from tuneloop.data.parts import Work
 from tuneloop.data.records import message
 from tuneloop.errors import DataError
-from tuneloop.rundir import RunDir, disk_error, disk_error_in, fsync_path
+from tuneloop.rundir import RunDir, disk_error, disk_error_in, replacing
 from tuneloop.types import Message
 
 DROPPED = tally.DROPPED
@@ -64,15 +63,12 @@ def build(frame: pl.DataFrame, splits: pl.Series) -> pl.DataFrame:
 def join(work: Work, parts: Sequence[int], out: RunDir) -> None:
     """Put the parts of the ledger together, as a stream."""
     path = out / LEDGER
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        pl.scan_ipc([work.path("ledger", part) for part in parts]).sink_parquet(
-            temporary, compression="zstd", row_group_size=_ROW_GROUP, maintain_order=True
-        )
-        fsync_path(temporary)
-        temporary.replace(path)
+        with replacing(path) as temporary:
+            pl.scan_ipc([work.path("ledger", part) for part in parts]).sink_parquet(
+                temporary, compression="zstd", row_group_size=_ROW_GROUP, maintain_order=True
+            )
     except (OSError, pl.exceptions.PolarsError) as error:
-        temporary.unlink(missing_ok=True)
         raise (
             disk_error(error, path) if isinstance(error, OSError) else disk_error_in(error, path) or error
         ) from error

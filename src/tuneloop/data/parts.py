@@ -8,7 +8,6 @@ tmp/rows-0/000007.json    counts; written last, so it says that the part is whol
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from typing import Any
 
 import polars as pl
 
-from tuneloop.rundir import disk_error, disk_error_in, fsync_path, write_atomic
+from tuneloop.rundir import disk_error, disk_error_in, fsync_path, replacing, write_atomic
 
 PART_BYTES = 32 << 20
 """A part is also closed at this many characters of raw text."""
@@ -49,14 +48,11 @@ class Work:
 
     def put(self, phase: str, part: int, frame: pl.DataFrame) -> None:
         path = self.path(phase, part)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            frame.write_ipc(temporary, compression="uncompressed")
-            fsync_path(temporary)
-            temporary.replace(path)
+            with replacing(path) as temporary:
+                frame.write_ipc(temporary, compression="uncompressed")
         except (OSError, pl.exceptions.PolarsError) as error:
-            temporary.unlink(missing_ok=True)
             known = disk_error(error, path) if isinstance(error, OSError) else disk_error_in(error, path)
             if known is None:
                 raise

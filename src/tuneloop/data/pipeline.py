@@ -24,7 +24,7 @@ from tuneloop.data.parts import Facts, Work, cut
 from tuneloop.data.phases import StepCount, Task
 from tuneloop.errors import DataError
 from tuneloop.progress import log, track
-from tuneloop.rundir import RunDir, disk_error, fsync_path
+from tuneloop.rundir import RunDir, disk_error, replacing, sweep
 from tuneloop.types import SPLITS, Split
 
 
@@ -73,6 +73,7 @@ class _Stage:
         for step in steps.build(self.config.steps):
             if isinstance(step, steps.StepBase):
                 step.prepare()
+        sweep(self.out.path)
         self.work = Work(self.out / "tmp")
         self.work.begin(self.config.hash())
         self.plan = phases.segments(self.config.steps)
@@ -241,16 +242,12 @@ def _regions(config: DataConfig) -> tuple[str, ...]:
 
 def _concatenate(files: Sequence[Any], path: Any) -> None:
     """One file out of several, byte by byte."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as target:
+        with replacing(path) as temporary, temporary.open("wb") as target:
             for file in files:
                 with file.open("rb") as part:
                     shutil.copyfileobj(part, target, 1 << 20)
-        fsync_path(temporary)
-        temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise disk_error(error, path) from error
 
 

@@ -24,6 +24,14 @@ class Capabilities:
     """The same seed gives the same tokens for a request that runs alone."""
     sampling: bool = False
     """Temperature, top_p and top_k are obeyed; without it every answer is greedy."""
+    penalties: bool = False
+    """``presence_penalty`` and ``frequency_penalty`` are obeyed."""
+    logit_bias: bool = False
+    """``logit_bias`` is obeyed."""
+    top_logprobs: int = 0
+    """The most alternatives beside each token."""
+    grammar: bool = False
+    """``grammar`` is obeyed: the answer is what it allows, or was cut at ``max_tokens``."""
     score: bool = False
     """``score`` works."""
     batch_invariant: bool = False

@@ -2,11 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
 
 from tuneloop.chat import Chat, StopStrings
-from tuneloop.serve.reasoning import Part, ReasoningStream
+from tuneloop.serve.reasoning import ReasoningStream
 from tuneloop.types import FinishReason, TokenEvent
+
+Kind = Literal["reasoning", "content", "call"]
+Part = tuple[Kind, str]
+"""A piece of an answer. A ``call`` is a whole one: a JSON object with name and arguments."""
+Finish = FinishReason | Literal["tool_calls", "content_filter"]
+
+
+class PartStage(Protocol):
+    """Reads and rewrites the parts of one answer on their way out. It may hold text back, never reorder it."""
+
+    ended: Finish | None
+    """Set when this stage says why the answer ends; ``content_filter`` ends it at once."""
+
+    def feed(self, parts: list[Part]) -> list[Part]:
+        """What can go on now."""
+        ...
+
+    def finish(self) -> list[Part]:
+        """What was held back, now that no more comes."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A token of the answer: its bytes, the natural logarithm of its probability, and the alternatives, best first."""
+
+    token: bytes
+    logprob: float
+    top: tuple[tuple[bytes, float], ...] = ()
 
 
 class Answer:
@@ -16,31 +48,84 @@ class Answer:
         chat: Its detokeniser.
         prompt: The rendered prompt.
         stops: Stop strings.
+        stages: What the parts go through, in order.
+        logprobs: Keep every token's probability for ``take_logprobs``.
+        reasoning: Tell reasoning from content; a raw continuation is content only.
     """
 
-    def __init__(self, chat: Chat, prompt: str, stops: Iterable[str] = ()) -> None:
-        self._text, self._stops, self._split = chat.stream(), StopStrings(stops), ReasoningStream(prompt)
+    def __init__(
+        self,
+        chat: Chat,
+        prompt: str,
+        stops: Iterable[str] = (),
+        *,
+        stages: Sequence[PartStage] = (),
+        logprobs: bool = False,
+        reasoning: bool = True,
+    ) -> None:
+        self._chat, self._stages = chat, stages
+        self._text, self._stops = chat.stream(), StopStrings(stops)
+        self._split = ReasoningStream(prompt) if reasoning else None
         self._parts: list[Part] = []
+        self._logprobs: deque[tuple[int, TokenLogprob]] | None = deque() if logprobs else None
+        self._read = self._released = 0
         self.tokens = 0
-        self.finish: FinishReason | None = None
+        self.finish: Finish | None = None
 
     def add(self, event: TokenEvent) -> list[Part]:
         """Take an event; returns what can be shown. ``finish`` is set when the answer is complete."""
         self.tokens += len(event.token_ids)
-        text = self._stops.feed(self._text.feed(event.token_ids))
+        text = self._stops.feed(self._detokenize(event))
         if self._stops.stopped is None and event.finish:
             text += self._stops.feed(self._text.finish()) + self._stops.finish()
-        parts = self._split.feed(text) if text else []
-        if self._stops.stopped is not None or event.finish:
-            self.finish = "stop" if self._stops.stopped is not None else event.finish
+        self._released += len(text)
+        parts: list[Part] = []
+        if text:
+            parts += self._split.feed(text) if self._split else [("content", text)]
+        ended: Finish | None = "stop" if self._stops.stopped is not None else event.finish
+        if ended and self._split:
             parts += self._split.finish()
+        for stage in self._stages:
+            parts = stage.feed(parts) + (stage.finish() if ended else [])
+            if stage.ended == "content_filter":
+                ended = stage.ended
+        if ended:
+            said = next((s.ended for s in reversed(self._stages) if s.ended), None)
+            self.finish = ended if ended == "error" else said or ended
         self._parts += parts
         return parts
 
+    def take_logprobs(self) -> list[TokenLogprob]:
+        """Of the tokens whose text has gone out since the last call; those behind a stop string never come."""
+        out: list[TokenLogprob] = []
+        while self._logprobs and self._logprobs[0][0] <= self._released:
+            out.append(self._logprobs.popleft()[1])
+        return out
+
     @property
     def content(self) -> str:
-        return "".join(text for kind, text in self._parts if kind == "content")
+        return self._joined("content")
 
     @property
     def reasoning(self) -> str | None:
-        return "".join(text for kind, text in self._parts if kind == "reasoning") or None
+        return self._joined("reasoning") or None
+
+    @property
+    def calls(self) -> list[str]:
+        return [text for kind, text in self._parts if kind == "call"]
+
+    def _joined(self, wanted: Kind) -> str:
+        return "".join(text for kind, text in self._parts if kind == wanted)
+
+    def _detokenize(self, event: TokenEvent) -> str:
+        if self._logprobs is None or not event.logprobs:
+            return self._text.feed(event.token_ids)
+        text = ""
+        for i, (token, logprob) in enumerate(zip(event.token_ids, event.logprobs, strict=True)):
+            text += self._text.feed([token])
+            top = event.top[i] if event.top else ()
+            alternatives = tuple((self._chat.token_bytes(t), value) for t, value in top)
+            entry = TokenLogprob(self._chat.token_bytes(token), logprob, alternatives)
+            self._logprobs.append((self._read + len(text), entry))
+        self._read += len(text)
+        return text

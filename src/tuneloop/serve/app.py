@@ -10,14 +10,13 @@ from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request as HttpRequest
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse
 
 from tuneloop.errors import TuneloopError
 from tuneloop.serve.api_error import ApiError
-from tuneloop.serve.completions import complete
 from tuneloop.serve.gateway import Gateway
 from tuneloop.serve.guard import Guard
-from tuneloop.serve.schema import ChatRequest
+from tuneloop.serve.routes import ROUTES
 
 
 def create_app(gateway: Gateway) -> FastAPI:
@@ -32,56 +31,11 @@ def create_app(gateway: Gateway) -> FastAPI:
         await gateway.close()
 
     app = FastAPI(title="Tuneloop", lifespan=lifespan, docs_url=None, redoc_url=None)
-    _add_routes(app, gateway)
+    for route in ROUTES:
+        route.add(app, gateway)
     _add_errors(app, gateway)
     app.add_middleware(Guard, gateway=gateway)
     return app
-
-
-def _add_routes(app: FastAPI, gateway: Gateway) -> None:
-    @app.post("/v1/chat/completions")
-    async def chat_completions(http: HttpRequest, body: ChatRequest) -> Response:
-        return await complete(gateway, http, body)
-
-    @app.get("/v1/models")
-    async def models() -> JSONResponse:
-        return JSONResponse({"object": "list", "data": [_model(gateway)]})
-
-    @app.get("/v1/models/{name:path}")
-    async def model(name: str) -> JSONResponse:
-        if name != gateway.model:
-            raise ApiError(404, f"there is no model {name!r} here", param="model", code="model_not_found")
-        return JSONResponse(_model(gateway))
-
-    @app.get("/healthz")
-    async def healthz() -> JSONResponse:
-        """The process lives."""
-        return JSONResponse({"status": "alive"})
-
-    @app.get("/readyz")
-    async def readyz() -> JSONResponse:
-        """Tokens can flow."""
-        status = "draining" if gateway.draining else gateway.process.state.value
-        return JSONResponse({"status": status}, 200 if gateway.ready else 503)
-
-    @app.get("/metrics")
-    async def metrics() -> Response:
-        gateway.hub.gauge()
-        return Response(gateway.metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
-
-
-def _model(gateway: Gateway) -> dict[str, object]:
-    known = gateway.context
-    return {
-        "id": gateway.model,
-        "object": "model",
-        "created": 0,
-        "owned_by": "tuneloop",
-        "version": known.version,
-        "precision": known.precision,
-        "arm": known.arm,
-        "max_model_len": gateway.process.capabilities.max_context_tokens,
-    }
 
 
 def _add_errors(app: FastAPI, gateway: Gateway) -> None:

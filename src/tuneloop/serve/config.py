@@ -30,6 +30,8 @@ class ServeConfig(Config):
     """Ask for an API key on every route but /healthz and /readyz. It can be off only on a loopback address."""
     model_name: str | None = None
     """The name clients use; default: the bundle's."""
+    system: str | None = None
+    """System message of a question to /generate that brings none. Chat clients send their own."""
     arm: str = "default"
     """Label of this deployment in metrics and logs, for comparisons."""
     max_queue: int = Field(128, ge=0)

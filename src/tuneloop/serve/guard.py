@@ -15,7 +15,7 @@ from tuneloop.serve.gateway import Gateway
 from tuneloop.serve.keys import Key
 
 PUBLIC = frozenset({"/healthz", "/readyz"})
-SCOPES: tuple[tuple[str, keys.Scope], ...] = (("/v1/", "chat"), ("/metrics", "metrics"))
+SCOPES: tuple[tuple[str, keys.Scope], ...] = (("/v1/", "chat"), ("/generate", "chat"), ("/metrics", "metrics"))
 """Path prefix -> scope; every other path, also an unknown one, needs ``admin``."""
 
 
@@ -38,7 +38,7 @@ class Guard:
             await send({"type": "websocket.close", "code": 1008})
             return
         state: dict[str, Any] = scope.setdefault("state", {})
-        state["request_id"] = f"chatcmpl-{uuid.uuid4().hex}"
+        state["request_id"] = uuid.uuid4().hex
         headers = {k: v for k, v in scope["headers"] if k in (b"authorization", b"content-length")}
         answer = self._labelled(send, state["request_id"])
         try:

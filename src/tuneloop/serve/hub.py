@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator
+from collections.abc import Sequence
 
 from tuneloop.engines import EngineProcess
 from tuneloop.errors import ServeError
@@ -20,27 +20,25 @@ SMOOTHING = 0.1
 
 
 class Stream:
-    """The events of one accepted request. Use it as an async context manager: leaving it early cancels the request."""
+    """The events of the requests of one call, in one queue.
 
-    def __init__(self, hub: Hub, request: Request) -> None:
-        self._hub, self.request = hub, request
+    Use it as a context manager: leaving it early cancels what still runs.
+    """
+
+    def __init__(self, hub: Hub, requests: Sequence[Request]) -> None:
+        self._hub, self.requests = hub, tuple(requests)
         self.events: asyncio.Queue[TokenEvent] = asyncio.Queue()
         self.accepted = time.monotonic()
-        self.last_token: float | None = None
-        self.ended = False
+        self.last_token: dict[str, float] = {}
+        self.open = {request.id for request in requests}
+        """Ids of those that have not ended."""
 
-    async def __aenter__(self) -> Stream:
+    def __enter__(self) -> Stream:
         return self
 
-    async def __aexit__(self, *_: object) -> None:
-        self._hub.leave(self)
-
-    async def __aiter__(self) -> AsyncIterator[TokenEvent]:
-        while True:
-            event = await self.events.get()
-            yield event
-            if event.finish:
-                return
+    def __exit__(self, *_: object) -> None:
+        for request in self.requests:
+            self._hub.leave(request.id)
 
 
 class Hub:
@@ -67,35 +65,39 @@ class Hub:
         if self.loop is not None and not self.loop.is_closed():
             self.loop.call_soon_threadsafe(self._dispatch, events)
 
-    def open(self, request: Request) -> Stream:
-        """Accept a request.
+    def open(self, requests: Sequence[Request]) -> Stream:
+        """Accept the requests of one call, all or none.
 
         Raises:
             ApiError: 429 when the queue is full, 503 when the engine is not ready.
         """
         if not self._process.ready:
             raise self._refuse(503, "the engine is starting; try again soon", "engine_not_ready", RETRY_S[0])
-        if len(self._streams) >= self.capacity:
+        if len(self._streams) + len(requests) > self.capacity:
             wait = self._mean_s * len(self._streams) / self._process.capabilities.max_running
             seconds = min(max(math.ceil(wait), RETRY_S[0]), RETRY_S[1])
             raise self._refuse(429, "too many requests are waiting; try again later", "queue_full", seconds)
-        stream = self._streams[request.id] = Stream(self, request)
-        try:
-            self._process.submit(request)
-        except ServeError as error:
-            del self._streams[request.id]
-            raise self._refuse(503, error.what, "engine_closed", RETRY_S[0]) from error
-        self._metrics.prompt_tokens.inc(len(request.prompt_ids))
+        stream = Stream(self, requests)
+        for request in requests:
+            self._streams[request.id] = stream
+            try:
+                self._process.submit(request)
+            except ServeError as error:
+                del self._streams[request.id]
+                stream.__exit__()
+                raise self._refuse(503, error.what, "engine_closed", RETRY_S[0]) from error
+            self._metrics.prompt_tokens.inc(len(request.prompt_ids))
         return stream
 
-    def leave(self, stream: Stream) -> None:
+    def leave(self, request_id: str) -> None:
         """The reader is done; what has not ended is cancelled."""
-        if self._streams.pop(stream.request.id, None) is not None and not stream.ended:
-            self._process.cancel(stream.request.id)
+        stream = self._streams.pop(request_id, None)
+        if stream is not None and request_id in stream.open:
+            self._process.cancel(request_id)
 
     def gauge(self) -> None:
         """Bring the gauges up to date."""
-        running = sum(s.last_token is not None for s in self._streams.values())
+        running = sum(key in stream.last_token for key, stream in self._streams.items())
         self._metrics.running.set(running)
         self._metrics.waiting.set(len(self._streams) - running)
         self._metrics.capacity.set(self.capacity)
@@ -116,13 +118,14 @@ class Hub:
     def _count(self, stream: Stream, event: TokenEvent, now: float) -> None:
         if event.token_ids:
             self._metrics.generation_tokens.inc(len(event.token_ids))
-            if stream.last_token is None:
+            before = stream.last_token.get(event.request_id)
+            if before is None:
                 self._metrics.first_token.observe(now - stream.accepted)
             else:
-                self._metrics.inter_token.observe((now - stream.last_token) / len(event.token_ids))
-            stream.last_token = now
+                self._metrics.inter_token.observe((now - before) / len(event.token_ids))
+            stream.last_token[event.request_id] = now
         if event.finish:
-            stream.ended = True
+            stream.open.discard(event.request_id)
             total = now - stream.accepted
             self._mean_s += SMOOTHING * (total - self._mean_s)
             self._metrics.end_to_end.observe(total)

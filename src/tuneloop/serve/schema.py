@@ -1,4 +1,4 @@
-"""What ``POST /v1/chat/completions`` takes. Nothing is ignored: a field is obeyed, neutral, or refused by name."""
+"""What the routes take. Nothing is ignored: a field is obeyed, neutral, or refused by name."""
 
 from __future__ import annotations
 
@@ -7,17 +7,16 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from tuneloop.serve.api_error import ApiError, unsupported
+from tuneloop.serve.asked import Asked
 from tuneloop.types import Message, Role
 
 MAX_STOPS = 16
 
+MAX_CHOICES = 16
+MAX_TOP_LOGPROBS = 20
+MAX_BIASED_TOKENS = 1024
+
 NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "n": (1,),
-    "logprobs": (False,),
-    "top_logprobs": (0,),
-    "presence_penalty": (0,),
-    "frequency_penalty": (0,),
-    "logit_bias": ({},),
     "tools": ([],),
     "tool_choice": ("none", "auto"),
     "parallel_tool_calls": (True, False),
@@ -27,7 +26,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "modalities": (["text"],),
     "store": (False,),
 }
-"""Fields of OpenAI's API that are not supported yet, and the values that ask for nothing."""
+"""Fields of OpenAI's chat API that are not supported yet, and the values that ask for nothing."""
 
 
 def _as_parts(value: Any) -> Any:
@@ -38,16 +37,18 @@ def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
+    """No field is unknown, no value is bent into another type."""
+
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-class TextPart(_Strict):
+class TextPart(Strict):
     type: Literal["text"]
     text: str
 
 
-class ChatMessage(_Strict):
+class ChatMessage(Strict):
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Annotated[list[TextPart], BeforeValidator(_as_parts)]
     """A string, or text parts."""
@@ -58,31 +59,78 @@ class ChatMessage(_Strict):
         return Message(role, "".join(part.text for part in self.content), self.reasoning_content)
 
 
-class StreamOptions(_Strict):
+Bias = Annotated[float, Field(ge=-100, le=100)]
+
+
+class StreamOptions(Strict):
     include_usage: bool = False
 
 
-class ChatRequest(_Strict):
-    """OpenAI's request body, and ``top_k``."""
+class Drawn(Strict):
+    """How answers are drawn: the fields that every route has, under OpenAI's names, and ``top_k``."""
 
-    messages: list[ChatMessage] = Field(min_length=1)
     model: str | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=-1)] | None = None
-    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63 - MAX_CHOICES)] | None = None
     stop: Annotated[list[str] | None, BeforeValidator(_as_list), Field(max_length=MAX_STOPS)] = None
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    logit_bias: Annotated[dict[str, Bias], Field(max_length=MAX_BIASED_TOKENS)] | None = None
     user: Annotated[str, Field(max_length=256)] | None = None
-    n: Any = None
-    logprobs: Any = None
-    top_logprobs: Any = None
-    presence_penalty: Any = None
-    frequency_penalty: Any = None
-    logit_bias: Any = None
+
+    @property
+    def usage_wanted(self) -> bool:
+        return self.stream_options is not None and self.stream_options.include_usage
+
+    def drawn(self) -> dict[str, Any]:
+        """The fields of ``Asked`` that say how answers are drawn.
+
+        Raises:
+            ApiError: 400, naming the field.
+        """
+        if self.stream_options is not None and not self.stream:
+            raise ApiError(400, "stream_options needs stream: true", param="stream_options")
+        if bad := next((t for t in self.logit_bias or {} if not t.isdecimal()), None):
+            raise ApiError(400, f"{bad!r} is no token id", param="logit_bias", code="invalid_value")
+        return {
+            "model": self.model,
+            "n": self.n or 1,
+            "stops": tuple(s for s in self.stop or () if s),
+            "max_tokens": self.max_tokens,
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "top_k": self.top_k,
+            "seed": self.seed,
+            "presence_penalty": self.presence_penalty or 0.0,
+            "frequency_penalty": self.frequency_penalty or 0.0,
+            "logit_bias": tuple((int(t), value) for t, value in (self.logit_bias or {}).items()),
+        }
+
+    def refuse(self, neutral: dict[str, tuple[Any, ...]]) -> None:
+        """Refuse what would otherwise be ignored.
+
+        Raises:
+            ApiError: 400, naming the field.
+        """
+        for name, values in neutral.items():
+            value = getattr(self, name)
+            if value is not None and not any((value == v and type(value) is not bool) or value is v for v in values):
+                raise unsupported(name, f"{name} is not supported by this server (only {values[0]!r} is accepted)")
+
+
+class ChatRequest(Drawn):
+    """Body of ``POST /v1/chat/completions``."""
+
+    messages: list[ChatMessage] = Field(min_length=1)
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     tools: Any = None
     tool_choice: Any = None
     parallel_tool_calls: Any = None
@@ -92,26 +140,86 @@ class ChatRequest(_Strict):
     modalities: Any = None
     store: Any = None
 
-    @property
-    def stops(self) -> tuple[str, ...]:
-        return tuple(s for s in self.stop or () if s)
-
-    @property
-    def answer_tokens(self) -> int | None:
-        """The longest answer that is asked for; None when the request does not say."""
-        return self.max_completion_tokens if self.max_completion_tokens is not None else self.max_tokens
-
-    def refuse_unsupported(self) -> None:
-        """Refuse what would otherwise be ignored.
+    def asked(self) -> Asked:
+        """The call.
 
         Raises:
             ApiError: 400, naming the field.
         """
-        for name, neutral in NEUTRAL.items():
-            value = getattr(self, name)
-            if value is not None and not any((value == v and type(value) is not bool) or value is v for v in neutral):
-                raise unsupported(name, f"{name} is not supported by this server (only {neutral[0]!r} is accepted)")
+        self.refuse(NEUTRAL)
         if self.max_tokens is not None and self.max_completion_tokens is not None:
             raise ApiError(400, "max_tokens and max_completion_tokens say the same thing twice", param="max_tokens")
-        if self.stream_options is not None and not self.stream:
-            raise ApiError(400, "stream_options needs stream: true", param="stream_options")
+        if self.top_logprobs and not self.logprobs:
+            raise ApiError(400, "top_logprobs needs logprobs: true", param="top_logprobs")
+        drawn = self.drawn()
+        if self.max_completion_tokens is not None:
+            drawn["max_tokens"] = self.max_completion_tokens
+        return Asked(
+            messages=tuple(m.to_message() for m in self.messages),
+            logprobs=bool(self.logprobs),
+            top_logprobs=self.top_logprobs or 0,
+            **drawn,
+        )
+
+
+class CompletionRequest(Drawn):
+    """Body of ``POST /v1/completions``: text to continue as it stands, without a template."""
+
+    prompt: Annotated[
+        str | list[int] | list[str] | list[list[int]],
+        Field(description="A text, token ids, or several of either; each is answered n times."),
+    ]
+    logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
+    echo: Any = None
+    suffix: Any = None
+    best_of: Any = None
+
+    def asked(self) -> Asked:
+        """The call.
+
+        Raises:
+            ApiError: 400, naming the field.
+        """
+        self.refuse({"echo": (False,), "suffix": ("",), "best_of": (1,)})
+        prompts = _prompts(self.prompt)
+        if not prompts or not all(prompts):
+            raise ApiError(400, "the prompt is empty", param="prompt", code="invalid_value")
+        if len(prompts) > MAX_CHOICES:
+            raise ApiError(400, f"at most {MAX_CHOICES} prompts in one call", param="prompt", code="invalid_value")
+        if any(t < 0 for p in prompts if isinstance(p, tuple) for t in p):
+            raise ApiError(400, "a token id is negative", param="prompt", code="invalid_value")
+        logprobs = self.logprobs is not None
+        return Asked(prompts=prompts, logprobs=logprobs, top_logprobs=self.logprobs or 0, **self.drawn())
+
+
+class GenerateRequest(Drawn):
+    """Body of ``POST /generate``: one question, one answer."""
+
+    prompt: Annotated[str, Field(min_length=1)]
+    system: str | None = None
+    """System message; default: ``serve.system``."""
+    raw: bool = False
+    """Continue the prompt as it stands, instead of answering it as a user's message."""
+    n: Annotated[int, Field(ge=1, le=1)] | None = None
+
+    def asked(self, system: str | None) -> Asked:
+        """The call.
+
+        Raises:
+            ApiError: 400, naming the field.
+        """
+        if self.raw:
+            if self.system is not None:
+                raise ApiError(400, "a raw prompt has no system message", param="system", code="invalid_value")
+            return Asked(prompts=(self.prompt,), **self.drawn())
+        said = system if self.system is None else self.system
+        start = (Message("system", said),) if said else ()
+        return Asked(messages=(*start, Message("user", self.prompt)), **self.drawn())
+
+
+def _prompts(prompt: str | list[int] | list[str] | list[list[int]]) -> tuple[str | tuple[int, ...], ...]:
+    if isinstance(prompt, str):
+        return (prompt,)
+    if prompt and isinstance(prompt[0], int):
+        return (tuple(prompt),)
+    return tuple(p if isinstance(p, str) else tuple(p) for p in prompt)  # type: ignore[arg-type]

@@ -1,0 +1,196 @@
+"""A call on its way through the gateway: refused with a reason, or answered event by event. Every door uses this."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
+
+from tuneloop.errors import DataError
+from tuneloop.serve.answer import Answer, Finish, Part, TokenLogprob
+from tuneloop.serve.api_error import ApiError, unsupported
+from tuneloop.serve.asked import Asked, Caller
+from tuneloop.serve.gateway import Gateway
+from tuneloop.types import Context, Request, Sampling
+
+LONG_PROMPT_CHARACTERS = 20_000
+"""Longer prompts are tokenised on a thread, so that the others' tokens keep flowing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What the engine continues: as text (for reasoning that the prompt opens) and as token ids."""
+
+    text: str
+    ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """News of answer number ``index``; ``finish`` comes with the last."""
+
+    index: int
+    parts: tuple[Part, ...]
+    logprobs: tuple[TokenLogprob, ...] = ()
+    finish: Finish | None = None
+
+
+class Answering:
+    """The answers to one call. Iterate over the deltas, or ``collect`` them; ``close`` it in any case.
+
+    Make it with ``begin``.
+    """
+
+    def __init__(self, gateway: Gateway, asked: Asked, caller: Caller, prompts: list[Prompt]) -> None:
+        self.gateway, self.asked, self.caller = gateway, asked, caller
+        self.prompt_tokens = sum(len(p.ids) for p in prompts)
+        requests = list(_requests(gateway, asked, caller, prompts))
+        self.answers = [
+            Answer(gateway.chat, p.text, asked.stops, logprobs=asked.logprobs, reasoning=bool(asked.messages))
+            for p in prompts
+            for _ in range(asked.n)
+        ]
+        self._index = {request.id: i for i, request in enumerate(requests)}
+        self._stream = gateway.hub.open(requests)
+
+    @classmethod
+    async def begin(cls, gateway: Gateway, asked: Asked, caller: Caller) -> Answering:
+        """Check and accept a call.
+
+        Raises:
+            ApiError: It cannot be answered: 400, 404, 429 or 503.
+        """
+        if asked.model not in (None, gateway.model):
+            raise ApiError(404, f"there is no model {asked.model!r} here", param="model", code="model_not_found")
+        return cls(gateway, asked, caller, await _prompts(gateway, asked))
+
+    def __aiter__(self) -> AsyncIterator[Delta]:
+        return self._deltas()
+
+    async def _deltas(self) -> AsyncIterator[Delta]:
+        """Ends when every answer is complete.
+
+        Raises:
+            ApiError: The engine failed.
+        """
+        left = len(self.answers)
+        while left:
+            event = await self._stream.events.get()
+            index = self._index[event.request_id]
+            answer = self.answers[index]
+            if answer.finish:
+                continue
+            if event.finish in ("error", "cancelled"):
+                raise ApiError(500, f"the engine failed: {event.error or 'it was stopped'}", code="engine_error")
+            parts = answer.add(event)
+            if answer.finish:
+                left -= 1
+                self.gateway.hub.leave(event.request_id)
+            logprobs = answer.take_logprobs() if self.asked.logprobs else ()
+            if parts or logprobs or answer.finish:
+                yield Delta(index, tuple(parts), tuple(logprobs), answer.finish)
+
+    async def collect(self) -> list[list[TokenLogprob]]:
+        """Wait for all answers; returns each one's logprobs."""
+        found: list[list[TokenLogprob]] = [[] for _ in self.answers]
+        async for delta in self:
+            found[delta.index] += delta.logprobs
+        return found
+
+    def close(self) -> None:
+        """Free the slots; what still runs is cancelled. Can be called twice."""
+        self._stream.__exit__()
+
+    @property
+    def usage(self) -> dict[str, int]:
+        made = sum(answer.tokens for answer in self.answers)
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": made,
+            "total_tokens": self.prompt_tokens + made,
+        }
+
+
+async def _prompts(gateway: Gateway, asked: Asked) -> list[Prompt]:
+    def render() -> list[Prompt]:
+        chat = gateway.chat
+        if not asked.messages:
+            return [_raw(gateway, p) for p in asked.prompts]
+        text = chat.render(asked.messages, generation=True, tools=asked.tools)
+        return [Prompt(text, chat.prompt_ids(asked.messages, asked.tools))]
+
+    size = sum(len(m.content) for m in asked.messages) + sum(map(len, asked.prompts))
+    try:
+        return await asyncio.to_thread(render) if size > LONG_PROMPT_CHARACTERS else render()
+    except DataError as error:
+        raise ApiError(400, error.what, param="messages", code="invalid_messages") from error
+
+
+def _raw(gateway: Gateway, prompt: str | tuple[int, ...]) -> Prompt:
+    """A prompt to continue as it stands: the tokenizer's own beginning-of-text token, no template."""
+    tokenizer = gateway.chat.tokenizer
+    if isinstance(prompt, str):
+        return Prompt(prompt, tuple(tokenizer(prompt, verbose=False)["input_ids"]))
+    if bad := next((i for i in prompt if i >= len(tokenizer)), None):
+        raise ApiError(400, f"there is no token {bad}", param="prompt", code="invalid_value")
+    return Prompt("", prompt)
+
+
+def _requests(gateway: Gateway, asked: Asked, caller: Caller, prompts: list[Prompt]) -> list[Request]:
+    known, alone = gateway.context, len(prompts) * asked.n == 1
+    context = Context(
+        known.model,
+        known.version,
+        known.arm,
+        known.precision,
+        user=caller.user or caller.key.id,
+        conversation=caller.conversation,
+    )
+    out: list[Request] = []
+    for prompt in prompts:
+        sampling = _sampling(gateway, asked, len(prompt.ids))
+        for i in range(asked.n):
+            name = caller.request_id if alone else f"{caller.request_id}-{len(out)}"
+            drawn = replace(sampling, seed=None if sampling.seed is None else sampling.seed + i)
+            out.append(Request(name, prompt.ids, drawn, gateway.chat.stop_ids, context))
+    return out
+
+
+def _sampling(gateway: Gateway, asked: Asked, prompt_tokens: int) -> Sampling:
+    can, config = gateway.process.capabilities, gateway.config
+    temperature = config.temperature if asked.temperature is None else asked.temperature
+    for param, wanted, able, why in (
+        ("temperature", temperature, can.sampling, "this engine only gives greedy answers"),
+        ("seed", asked.seed is not None, can.seed, "this engine takes no seed"),
+        ("presence_penalty", asked.presence_penalty, can.penalties, "this engine knows no penalties"),
+        ("frequency_penalty", asked.frequency_penalty, can.penalties, "this engine knows no penalties"),
+        ("logit_bias", asked.logit_bias, can.logit_bias, "this engine knows no logit_bias"),
+        ("logprobs", asked.logprobs, can.logprobs, "this engine does not report probabilities"),
+        ("response_format", asked.grammar, can.grammar, "this engine cannot keep to a JSON schema"),
+    ):
+        if wanted and not able:
+            raise unsupported(param, why)
+    if asked.top_logprobs > can.top_logprobs:
+        raise unsupported("top_logprobs", f"this engine reports at most {can.top_logprobs} alternatives a token")
+    room = None if can.max_context_tokens is None else can.max_context_tokens - prompt_tokens
+    wanted_tokens = asked.max_tokens
+    if room is not None and (room < 1 or (wanted_tokens is not None and wanted_tokens > room)):
+        raise ApiError(
+            400,
+            f"the context holds {can.max_context_tokens} tokens; the prompt has {prompt_tokens}"
+            + (f" and {wanted_tokens} were asked for" if wanted_tokens else ""),
+            param=("messages" if asked.messages else "prompt") if room < 1 else "max_tokens",
+            code="context_length_exceeded",
+        )
+    return Sampling(
+        wanted_tokens or (config.max_tokens if room is None else min(config.max_tokens, room)),
+        temperature,
+        1.0 if asked.top_p is None else asked.top_p,
+        max(asked.top_k or 0, 0),
+        asked.seed,
+        asked.presence_penalty,
+        asked.frequency_penalty,
+        asked.logit_bias,
+        asked.top_logprobs,
+        asked.grammar,
+    )

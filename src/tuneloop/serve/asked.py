@@ -1,0 +1,45 @@
+"""What every door (chat, completions, generate, gRPC, batches) asks for, in one form."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tuneloop.serve.keys import Key
+from tuneloop.types import Grammar, Message
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One call. ``None`` means that the caller does not say.
+
+    Either ``messages`` is given, which go through the chat template, or ``prompts``: texts or token ids to continue as
+    they are, each answered ``n`` times.
+    """
+
+    messages: tuple[Message, ...] = ()
+    prompts: tuple[str | tuple[int, ...], ...] = ()
+    tools: str | None = None
+    model: str | None = None
+    n: int = 1
+    stops: tuple[str, ...] = ()
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    seed: int | None = None
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    logprobs: bool = False
+    top_logprobs: int = 0
+    grammar: Grammar | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks. ``request_id`` is in the answer, the headers and the log."""
+
+    request_id: str
+    key: Key
+    user: str = ""
+    conversation: str = ""

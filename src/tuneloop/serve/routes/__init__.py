@@ -1,0 +1,10 @@
+"""The doors of the gateway, one module a route: a body is read, made into ``Asked``, and answered in the door's words."""
+
+from __future__ import annotations
+
+from tuneloop.serve.routes import chat, completions, generate, health, models
+
+ROUTES = (chat, completions, generate, models, health)
+"""Each has ``add(app, gateway)``."""
+
+__all__ = ["ROUTES"]

@@ -1,0 +1,26 @@
+"""``/healthz``, ``/readyz``, ``/metrics``: for those who look after the service."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+from starlette.responses import JSONResponse, Response
+
+from tuneloop.serve.gateway import Gateway
+
+
+def add(app: FastAPI, gateway: Gateway) -> None:
+    @app.get("/healthz")
+    async def healthz() -> JSONResponse:
+        """The process lives."""
+        return JSONResponse({"status": "alive"})
+
+    @app.get("/readyz")
+    async def readyz() -> JSONResponse:
+        """Tokens can flow."""
+        status = "draining" if gateway.draining else gateway.process.state.value
+        return JSONResponse({"status": status}, 200 if gateway.ready else 503)
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        gateway.hub.gauge()
+        return Response(gateway.metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
