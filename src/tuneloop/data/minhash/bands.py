@@ -7,7 +7,9 @@ and the pairs found.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,6 +30,10 @@ _ROWS_A_PART, _PAIRS_A_PART = 8_192, 2_048
 _KEYS_A_PASS = 20_000_000
 """Keys (8 bytes each) that are held at a time: reading the sketches once for several bands is cheaper."""
 _PENDING = 4_000_000
+_THREADS = 4
+"""Bands that are sorted at a time (8 bytes a row each); numpy lets other threads run while it sorts."""
+
+Runs = tuple[Array, Array, Array]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +98,8 @@ def candidates(sketches: Sketches, threshold: float) -> Candidates:
     if rows > 1:
         with Progress("comparing sketches", scheme.bands, "bands") as progress:
             refining: Array | None = None
-            for keys in _keys(sketches, scheme):
-                found.look(keys, keys if refining is None else refining)
+            for keys, runs in _sorted_ahead(_keys(sketches, scheme)):
+                found.look(runs, keys if refining is None else refining)
                 refining = keys
                 progress.update()
         found.flush()
@@ -124,6 +130,20 @@ def _keys(sketches: Sketches, scheme: Plan) -> Iterator[Array]:
         yield from keys
 
 
+def _sorted_ahead(bands: Iterator[Array]) -> Iterator[tuple[Array, Runs]]:
+    """The keys of every band with their runs; the next bands are sorted by other threads meanwhile."""
+    threads = min(_THREADS, pl.thread_pool_size())
+    with ThreadPoolExecutor(threads) as pool:
+        waiting: deque[tuple[Array, Future[Runs]]] = deque()
+        for keys in bands:
+            waiting.append((keys, pool.submit(_runs, keys)))
+            if len(waiting) > threads:
+                done, runs = waiting.popleft()
+                yield done, runs.result()
+        for done, runs in waiting:
+            yield done, runs.result()
+
+
 class _Found:
     """The pairs of all bands so far, as codes ``j * rows + i``."""
 
@@ -134,10 +154,10 @@ class _Found:
         self._pending: list[Array] = []
         self._waiting = 0
 
-    def look(self, keys: Array, refining: Array) -> None:
+    def look(self, runs: Runs, refining: Array) -> None:
         """Add the pairs of one band."""
-        rows = np.uint64(len(keys))
-        for i, j in self._pairs(keys, refining):
+        rows = np.uint64(len(refining))
+        for i, j in self._pairs(runs, refining):
             low, high = np.minimum(i, j).astype(np.uint64), np.maximum(i, j).astype(np.uint64)
             self._pending.append(high * rows + low)
             self._waiting += len(i)
@@ -165,8 +185,8 @@ class _Found:
         j = codes // np.uint64(max(len(self._matrix), 1))
         return (codes - j * np.uint64(len(self._matrix))).astype(np.int32), j.astype(np.int32)
 
-    def _pairs(self, keys: Array, refining: Array) -> Iterator[tuple[Array, Array]]:
-        order, start, size = _runs(keys)
+    def _pairs(self, runs: Runs, refining: Array) -> Iterator[tuple[Array, Array]]:
+        order, start, size = runs
         whole = WHOLE_BUCKET
         room = self._most - len(self.codes)
         while whole > 1 and int((np.minimum(size, whole) * size).sum()) // 2 > room:
@@ -203,7 +223,7 @@ class _Found:
                 yield members[:-distance][same], members[distance:][same]
 
 
-def _runs(keys: Array) -> tuple[Array, Array, Array]:
+def _runs(keys: Array) -> Runs:
     """Rows that share their key with another, sorted by key and then number; start and size of every run of equal keys.
 
     The lowest bits of a key make room for the row number, so that plain values are sorted: many times faster than
