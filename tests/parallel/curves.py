@@ -63,6 +63,7 @@ def configuration(case: dict[str, Any]) -> TrainConfig:
             "checkpoint": {"every_steps": 4},
             "parallel": case.get("parallel", {}),
             "stages": case.get("stages", ()),
+            "select": case.get("select", {"layers": 1}),
         }
     )
 

@@ -20,6 +20,8 @@ CASES: list[dict[str, Any]] = [
     for arch in ("llama", "deepseek_v3")
     for method in ("lora", "full")
 ] + [
+    {"name": "select", "arch": "llama", "method": "select", "parallel": {"strategy": "ddp"},
+     "select": {"layers": 1, "every_steps": 3}},
     {"name": "tied", "arch": "llama", "method": "full", "parallel": FSDP, "model": {"tie_word_embeddings": True}},
     {"name": "averaged", "arch": "llama", "method": "lora", "parallel": FSDP, "ema": 0.9},
 ]  # fmt: skip

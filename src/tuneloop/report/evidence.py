@@ -164,7 +164,9 @@ def training(facts: Gathered) -> Html:
         *([f"Rows left out: {why}", f"{n:,}"] for why, n in train.get("left_out", {}).items()),
         *([f"Parts left out of these rows: {why}", f"{n:,}"] for why, n in train.get("parts_left_out", {}).items()),
     ]
-    return page.table(["", ""], rows)
+    said = [f"Step {w['step']:,}: {w['what']}. {w['advice']}" for w in train.get("warnings", [])]
+    warned = [Html(f'<div class="warn">{page.text(w)}</div>') for w in said]
+    return Html("".join([*warned, page.table(["", ""], rows)]))
 
 
 def _or_nothing(value: float | None) -> str:

@@ -35,11 +35,13 @@ FINAL = "final"
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """The model after its last stage: wrapped (``adapter``) or its own weights."""
+    """The model after its last stage: wrapped (``adapter``) or its own weights. ``parameters`` counts those that trained,
+    in the stage with most of them."""
 
     model: nn.Module
     fitted: loop.Fitted
     adapter: bool
+    parameters: int
 
 
 def train_phases(
@@ -75,6 +77,7 @@ def train_phases(
     phases = [suited(phase, world) for phase in config.phases()]
     fitted = loop.Fitted(0, 0, float("nan"), None, 0.0)
     wrapped: TrainConfig | None = None
+    most = 0
     for number, phase in enumerate(phases):
         if number:
             torch.manual_seed(seed + number)
@@ -83,6 +86,7 @@ def train_phases(
         if wrapped is None:
             model = prepare(model, phase)
         wrapped = phase if phase.method in ADAPTERS else None
+        most = max(most, sum(p.numel() for p in trained_parameters(model).values()))
         alone = len(phases) == 1
         start = loop.Start() if alone else _start(config, number, fitted)
         final = Path(out.path) / start.folder / FINAL
@@ -109,7 +113,7 @@ def train_phases(
     adapter = wrapped is not None and all(_same_adapter(phases[0], p) for p in phases)
     if wrapped is not None and not adapter:
         model = merge(model)
-    return Trained(model, replace(fitted), adapter)
+    return Trained(model, replace(fitted), adapter, most)
 
 
 def _start(config: TrainConfig, number: int, before: loop.Fitted) -> loop.Start:

@@ -99,7 +99,7 @@ def run(
     result = TrainResult(
         bundle=bundle,
         **asdict(trained.fitted),
-        trained_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
+        trained_parameters=trained.parameters,
         parameters=sum(p.numel() for p in model.parameters()),
         rows=rows.rows,
         left_out=dict(rows.left_out),

@@ -84,6 +84,7 @@ def train_stage(run: Run, steps: int, draw: random.Random) -> None:
     put(folder, "train.json", {
         "steps": steps, "tokens": 81234, "loss": 0.0312, "validation_loss": 0.117, "tokens_per_s": 812.4, "seed": 0,
         "trained_parameters": 4_884_480, "parameters": 139_399_488, "rows": 870, "left_out": {"longer than 512 tokens": 2},
+        "warnings": [{"step": 40, "warning": "overfitting", "what": "validation rises <while> training falls", "advice": "stop earlier"}],
         "peak_memory_bytes": 2_310_000_000,
     })  # fmt: skip
     with (folder / "metrics.jsonl").open("w") as file:

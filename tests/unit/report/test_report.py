@@ -107,6 +107,10 @@ def test_ids_are_unique_and_every_reference_is_met(english: tuple[str, Page]) ->
     assert set(re.findall(r"url\(#([^)]+)\)", html)) | set(re.findall(r'href="#([^"]+)"', html)) <= set(ids)
 
 
+def test_warnings_of_the_training_are_shown_with_their_advice(english: tuple[str, Page]) -> None:
+    assert "Step 40: validation rises <while> training falls. stop earlier" in english[1].text
+
+
 def test_every_section_is_there(english: tuple[str, Page]) -> None:
     html, page = english
     for words in (
