@@ -156,8 +156,11 @@ def read(bench: str) -> list[dict[str, Any]]:
     return [json.loads(row) for row in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
 
-def peer_python(name: str, packages: Sequence[str], first: Sequence[str] = ("torch==2.13.0",)) -> str:
-    """The Python of a peer's own virtual environment ``.venv-<name>``, made on first use; ``first`` is installed first."""
+def peer_python(
+    name: str, packages: Sequence[str], first: Sequence[str] = ("torch==2.13.0",), without: Sequence[str] = ()
+) -> str:
+    """The Python of a peer's own virtual environment ``.venv-<name>``, made on first use; ``first`` is installed first,
+    ``without`` is removed in the end (what was built for another PyTorch)."""
     folder = ROOT / f".venv-{name}"
     python = folder / "bin" / "python"
     stamp = folder / ".installed"
@@ -165,5 +168,7 @@ def peer_python(name: str, packages: Sequence[str], first: Sequence[str] = ("tor
         subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
         for group in filter(None, (first, packages)):
             subprocess.run([str(python), "-m", "pip", "install", "--quiet", *group], check=True)
+        if without:
+            subprocess.run([str(python), "-m", "pip", "uninstall", "--quiet", "--yes", *without], check=True)
         stamp.write_text(" ".join(packages))
     return str(python)

@@ -1,4 +1,4 @@
-"""Training speed on a CPU beside TRL's SFTTrainer, on the same rows, token ids, batch plan and initial adapter.
+"""Training speed on a CPU beside TRL's SFTTrainer and LLaMA-Factory's trainer, on the same rows, token ids, batch plan and initial adapter.
 
     python benchmarks/train_cpu.py [--rounds 3] [--steps 12] [--data FOLDER]
 
@@ -21,6 +21,8 @@ import random
 import sys
 import tempfile
 import time
+from importlib.machinery import ModuleSpec
+from importlib.util import module_from_spec
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ import harness
 BATCH = 8
 LEARNING_RATE = {"lora": 1e-3, "full": 2e-5}
 FIRST_STEP, LATER_STEPS = 1e-5, 2e-3
+FACTORY, UNBUILT = ["llamafactory==0.9.5"], ["torchaudio", "torchvision"]
 PEER = ["transformers==5.23.0", "trl==1.16.0", "peft==0.21.2", "accelerate==1.15.0"]
 CASES = {
     "lora-short": ("lora", "You sort messages of a bank. Answer with the intent of the message."),
@@ -190,6 +193,72 @@ def trl(case: str, model: Path, folder: Path, kind: str) -> dict[str, Any]:
     return summary(losses, seconds, spent, [len(r["input_ids"]) for r in rows])
 
 
+def factory(case: str, model: Path, folder: Path, kind: str) -> dict[str, Any]:
+    """One run of LLaMA-Factory's trainer, its model loader and its collator: ``default`` or ``tuned``, as for TRL.
+
+    It imports torchaudio, of which there is no build for this PyTorch on a CPU; text does not need it.
+    """
+    sys.modules.setdefault("torchaudio", module_from_spec(ModuleSpec("torchaudio", None)))
+    from datasets import Dataset
+    from llamafactory.data import SFTDataCollatorWith4DAttentionMask, get_template_and_fix_tokenizer
+    from llamafactory.hparams import get_train_args
+    from llamafactory.model import load_model, load_tokenizer
+    from llamafactory.train.sft.trainer import CustomSeq2SeqTrainer
+    from transformers import TrainerCallback
+
+    method = CASES[case][0]
+    rows = json.loads((folder / "rows.json").read_text())
+    losses: list[float] = []
+    seconds: list[float] = []
+
+    class Trainer(CustomSeq2SeqTrainer):  # type: ignore[misc]
+        def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+            out = super().compute_loss(*args, **kwargs)
+            losses.append(float((out[0] if isinstance(out, tuple) else out).detach()))
+            return out
+
+        def training_step(self, *args: Any, **kwargs: Any) -> Any:
+            self._begun = time.perf_counter()
+            return super().training_step(*args, **kwargs)
+
+    class Clock(TrainerCallback):
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            seconds.append(time.perf_counter() - trainer._begun)
+
+    with tempfile.TemporaryDirectory() as out:
+        asked = {
+            "stage": "sft", "do_train": True, "model_name_or_path": str(model), "template": "chatml", "dataset": "none",
+            "finetuning_type": method, "output_dir": out, "per_device_train_batch_size": BATCH, "num_train_epochs": 1.0,
+            "learning_rate": LEARNING_RATE[method], "lr_scheduler_type": "constant", "warmup_steps": 0,
+            "optim": "adamw_torch_fused", "weight_decay": 0.0, "max_grad_norm": 1.0, "bf16": False, "fp16": False,
+            "use_cpu": True, "report_to": "none", "save_strategy": "no", "logging_steps": 1, "disable_shuffling": True,
+            "disable_gradient_checkpointing": kind == "tuned", "dataloader_num_workers": 0, "disable_tqdm": True,
+            **({"adapter_name_or_path": str(folder / "adapter")} if method == "lora" else {}),
+        }  # fmt: skip
+        model_args, data_args, training_args, finetuning_args, _ = get_train_args(asked)
+        tools = load_tokenizer(model_args)
+        template = get_template_and_fix_tokenizer(tools["tokenizer"], data_args)
+        network = load_model(tools["tokenizer"], model_args, finetuning_args, is_trainable=True)
+        collator = SFTDataCollatorWith4DAttentionMask(
+            template=template, model=network, pad_to_multiple_of=8, label_pad_token_id=-100,
+            attn_implementation=network.config._attn_implementation, compute_dtype=model_args.compute_dtype, **tools,
+        )  # fmt: skip
+        data = Dataset.from_list(
+            [
+                {"input_ids": r["input_ids"], "attention_mask": [1] * len(r["input_ids"]), "labels": labels_of(r)}
+                for r in rows
+            ]
+        )
+        trainer = Trainer(
+            model=network, args=training_args, finetuning_args=finetuning_args, data_collator=collator,
+            train_dataset=data, callbacks=[Clock()], **tools,
+        )  # fmt: skip
+        begun = time.process_time()
+        trainer.train()
+        spent = time.process_time() - begun
+    return summary(losses, seconds, spent, [len(r["input_ids"]) for r in rows])
+
+
 def labels_of(row: dict[str, list[int]]) -> list[int]:
     """Token ids where there is a loss, -100 elsewhere."""
     return [t if m else -100 for t, m in zip(row["input_ids"], row["loss_mask"], strict=True)]
@@ -219,7 +288,7 @@ def gate(results: dict[str, list[dict[str, Any]]], reference: str) -> dict[str, 
     return ok
 
 
-def arms(case: str, model: Path, folder: Path, peer: str) -> list[harness.Arm]:
+def arms(case: str, model: Path, folder: Path, peer: str, rival: str) -> list[harness.Arm]:
     def arm(name: str, python: str, who: str, kind: str, **more: str) -> harness.Arm:
         command = [python, __file__, "--arm", who, kind, case, str(model), str(folder)]
         return harness.Arm(name, command, {"HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "PASSIVE", **more})
@@ -227,6 +296,7 @@ def arms(case: str, model: Path, folder: Path, peer: str) -> list[harness.Arm]:
     return [
         arm("tuneloop", sys.executable, "ours", "shared"),
         arm("TRL tuned", peer, "trl", "tuned"),
+        arm("LLaMA-Factory tuned", rival, "factory", "tuned"),
         arm("tuneloop, prefixes not shared", sys.executable, "ours", "flat"),
         arm("TRL tuned, memory kept by glibc", peer, "trl", "tuned", **MALLOC),
         arm("TRL default", peer, "trl", "default"),
@@ -245,7 +315,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.arm:
         who, kind, case, model, folder = options.arm
-        result = {"ours": ours, "trl": trl}[who](case, Path(model), Path(folder), kind)
+        result = {"ours": ours, "trl": trl, "factory": factory}[who](case, Path(model), Path(folder), kind)
         print(json.dumps(result))
         return
     if not (options.data / "banking77_train.csv").exists():
@@ -255,15 +325,17 @@ def main() -> None:
     from tuneloop.models import ModelConfig, resolve
 
     model = resolve(ModelConfig(name="smollm2-135m-instruct"))
-    peer = harness.peer_python("trl", PEER)
-    versions = {"torch": "2.13.0", **dict(p.split("==") for p in PEER)}
+    peer, rival = harness.peer_python("trl", PEER), harness.peer_python("llamafactory", FACTORY, without=UNBUILT)
+    versions = {"torch": "2.13.0", **dict(p.split("==") for p in PEER + FACTORY)}
     lines = []
     for case in options.cases:
         print(f"{case}:", file=sys.stderr)
         with tempfile.TemporaryDirectory() as name:
             prepare(case, options.data, model, Path(name), options.steps)
             chosen = [
-                a for a in arms(case, model, Path(name), peer) if not options.arms or a.name in {*options.arms, ORACLE}
+                a
+                for a in arms(case, model, Path(name), peer, rival)
+                if not options.arms or a.name in {*options.arms, ORACLE}
             ]
             results = harness.interleave(chosen, options.rounds)
         ok = gate(results, ORACLE)
