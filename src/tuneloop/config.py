@@ -34,6 +34,9 @@ class Config(BaseModel):
     aliases: ClassVar[Mapping[str, str]] = {}
     """Words of other tools -> the canonical dotted key relative to this class."""
 
+    explained: ClassVar[Mapping[str, str]] = {}
+    """Keys that people write here and that do not exist -> what to write instead."""
+
     incidental: ClassVar[tuple[str, ...]] = ()
     """Keys that decide how the work is done and not what comes out: they are no reason to do it again."""
 
@@ -307,6 +310,8 @@ def _did_you_mean(schema: type[Config], loc: KeyPath) -> str:
     name = str(loc[-1])
     here = _schema_at(schema, loc[:-1])
     known = list(here.model_fields) if here else []
+    if here and name in here.explained:
+        return here.explained[name]
     if near := difflib.get_close_matches(name, [*known, *(here.aliases if here else {})], 1, 0.6):
         return f"did you mean {near[0]!r}?"
     elsewhere = [f for f in dotted_fields(schema) if f.rsplit(".", 1)[-1] == name or f == name]

@@ -143,6 +143,19 @@ def read_json(path: Path) -> Any:
         raise DataError(f"not valid JSON: {error}", where=str(path), hint="delete it and run the stage again") from None
 
 
+def run_of(manifest: Path) -> Path | None:
+    """The folder of the run (or of the stage, where it stands alone) that a file named manifest.json describes; None when
+    another program wrote it."""
+    stage = manifest.parent
+    try:
+        ours = (stage / CONFIG).exists() and "tuneloop" in json.loads(manifest.read_bytes())
+    except (OSError, ValueError, TypeError):
+        return None
+    if not ours:
+        return None
+    return next((p for p in (stage.parent, stage.parent.parent) if (p / LOCK).exists()), stage)
+
+
 class RunDir:
     """The folder of one stage."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -81,6 +82,17 @@ class SourceConfig(Config):
         if self.path is not None:
             return self.path.name
         return self.dataset or self.table or "the query"
+
+    @field_validator("path", mode="before")
+    @classmethod
+    def _no_address(cls, value: Any) -> Any:
+        if isinstance(value, str) and re.match(r"[A-Za-z][\w+.-]*://", value):
+            raise ValueError(
+                "a path is a file or a folder, and this is an address"
+                "\nhint: a database is {url: ..., query: SELECT ...}; a hub's data set is {dataset: owner/name}; "
+                "a web page is downloaded first"
+            )
+        return value
 
     @field_validator("rows")
     @classmethod
@@ -175,6 +187,13 @@ class DataConfig(Config):
         "text_column": "prompt_column",
         "response": "response_column",
         "label": "label_column",
+    }
+
+    explained: ClassVar[Mapping[str, str]] = {
+        "split": "the split is set here, without a section: train_ratio, validation_ratio, test_ratio, stratify_columns, "
+        "group_column, near_leaks; a source that is a split: sources: [{path: test.csv, split: test}]",
+        "test_size": "set test_ratio (a share of the rows)",
+        "dedup": "name the steps: steps: [repair, empty, exact_duplicates, near_duplicates]",
     }
 
     incidental: ClassVar[tuple[str, ...]] = ("executor", "workers", "part_rows")

@@ -7,6 +7,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from tuneloop.data import documents
@@ -16,7 +17,7 @@ from tuneloop.data.readers.unpack import inner_name
 from tuneloop.data.rows import RawFile
 from tuneloop.errors import DataError
 from tuneloop.progress import log
-from tuneloop.rundir import sha256_file
+from tuneloop.rundir import MANIFEST, run_of, sha256_file
 
 SUFFIXES = tuple(suffix for suffix in BY_SUFFIX if suffix not in DATABASES)
 
@@ -88,6 +89,7 @@ def _expand(source: SourceConfig) -> list[_Found]:
 def _paths(path: Path) -> list[Path]:
     if path.is_dir():
         inside = sorted(p for p in path.rglob("*") if is_readable(p) and p.is_file())
+        inside = _without_runs(inside, path)
         if not inside:
             raise DataError("no data file in this folder", where=str(path), hint=f"it may hold {' '.join(SUFFIXES)}")
         return _without_media(inside, path)
@@ -99,16 +101,32 @@ def _paths(path: Path) -> list[Path]:
     return [_one_file(path)]
 
 
+def _without_runs(inside: list[Path], folder: Path) -> list[Path]:
+    """Runs of Tuneloop that lie in the folder are results, not raw data."""
+    runs = {run for p in inside if p.name == MANIFEST and (run := run_of(p)) is not None and run != folder}
+    runs = {run for run in runs if folder in run.parents}
+    kept = [p for p in inside if runs.isdisjoint(p.parents)]
+    if len(kept) < len(inside):
+        _say(f"{folder}: runs of Tuneloop inside are not read; to read a file of one, name it")
+    return kept
+
+
+@cache
+def _say(text: str) -> None:
+    """Once: sources are listed several times in a run."""
+    log(text)
+
+
 def _without_media(inside: list[Path], folder: Path) -> list[Path]:
     """The pictures and recordings beside tables belong to the rows of these tables."""
     media = [p for p in inside if p.suffix.lower() in (*documents.IMAGE_SUFFIXES, *documents.AUDIO_SUFFIXES)]
     tables = [p for p in inside if inner_name(p).suffix.lower() in _TABLES]
     if not media or not tables:
         return inside
-    log(
+    _say(
         f"{folder}: {len(media):,} pictures and recordings beside {len(tables):,} data files are taken as parts of their rows"
     )
-    log("  to read them as documents, name them: {path: FOLDER/*.png}")
+    _say("  to read them as documents, name them: {path: FOLDER/*.png}")
     return [p for p in inside if p not in set(media)]
 
 

@@ -81,6 +81,8 @@ def test_steps_are_names_or_names_with_options() -> None:
         ({"encoding": "utf-9"}, "unknown encoding 'utf-9'", "gb18030"),
         ({"sources": [{"path": "a", "rows": 0}]}, "at least 1", "leave rows out"),
         ({"sources": [{"pth": "a.csv"}]}, "unknown key 'sources.0.pth'", "did you mean 'path'?"),
+        ({"sources": [{"path": "sqlite:///shop.db"}]}, "this is an address", "{url: ..., query: SELECT ...}"),
+        ({"split": {"test": 0.1}}, "unknown key 'split'", "train_ratio, validation_ratio, test_ratio"),
         ({"sources": [{"split": "test"}]}, "none of path, url and dataset is given", "one entry of sources for each"),
         ({"sources": [{"path": "a", "dataset": "o/n"}]}, "path and dataset are given", "one entry of sources for each"),
         ({"sources": [{"path": "a.db", "table": "t", "query": "q"}]}, "table and query are given", "keep one"),

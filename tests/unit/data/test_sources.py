@@ -10,6 +10,7 @@ import pytest
 from tuneloop.data import DataConfig, SourceConfig, input_hashes
 from tuneloop.data.sources import files, read
 from tuneloop.errors import DataError
+from tuneloop.rundir import Run
 
 
 def write(path: Path, content: str = "text,label\na,b\n") -> Path:
@@ -28,6 +29,19 @@ def test_files_folders_and_patterns(tmp_path: Path) -> None:
     names = [f.name for f in files(DataConfig(sources=(tmp_path / "a.csv", tmp_path / "in")))]
     assert names == ["a.csv", "b.csv", "c.jsonl"]
     assert [f.name for f in files(DataConfig(sources=tmp_path / "*.csv"))] == ["a.csv"]
+
+
+def test_runs_that_lie_in_the_folder_are_not_raw_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path / "a.csv")
+    write(tmp_path / "else" / "manifest.json", '{"tuneloop": "of another program"}')
+    config, run = DataConfig(sources=tmp_path), Run(tmp_path / "runs" / "mine")
+    with run.lock():
+        run.stage("data", config, {}, lambda out: out.write_text("train.jsonl", "{}"), lambda out: out / "train.jsonl")
+    write(run.root / "notes.jsonl")
+    assert [f.name for f in files(config)] == ["a.csv", "manifest.json"]
+    assert "runs of Tuneloop inside are not read" in capsys.readouterr().err
+    named = files(DataConfig(sources=run.root / "data" / "train.jsonl"))
+    assert [f.name for f in named] == ["train.jsonl"]
 
 
 def test_equal_names_get_as_many_folders_as_tell_them_apart(tmp_path: Path) -> None:

@@ -46,6 +46,13 @@ def test_rows_that_say_nothing_are_empty() -> None:
     assert reasons(after) == [nothing, nothing, marks, None, None, nothing]
 
 
+def test_rows_whose_answers_are_all_blank_are_empty() -> None:
+    call = [*user("q"), {"role": "assistant", "content": "", "tool_calls": '[{"name": "f", "arguments": "{}"}]'}]
+    half = [*pair("q", " "), *pair("and now?", "an answer")]
+    after = Empty().apply(rows(pair("q", " \n"), pair("q", "a"), call, half, user("a class is its answer")))
+    assert reasons(after) == ["empty: the answer is empty", None, None, None, None]
+
+
 def test_rows_without_an_answer_are_truncated() -> None:
     after = Truncated().apply(rows(user("q"), user("q"), pair("q", ""), pair("q", "a"), label=["x", None, None, None]))
     assert reasons(after) == [None, "no answer: neither an answer nor a class", "no answer: the answer is empty", None]

@@ -10,16 +10,30 @@ from tuneloop.data.frame import REJECTED, drop, spoken, turns
 from tuneloop.data.steps import StepBase
 
 
+def _turn(field: str) -> pl.Expr:
+    return pl.element().struct.field(field)
+
+
+def _shows() -> pl.Expr:
+    return _turn("media").is_not_null()
+
+
 class Empty(StepBase):
-    """Drops rows in which the user (or, for plain text, anybody) says and shows nothing."""
+    """Drops rows in which the user (or, for plain text, anybody) says and shows nothing, and those whose answers are
+    all blank: a model would learn from them to say nothing."""
 
     name: ClassVar[str] = "empty"
 
     def apply(self, frame: pl.DataFrame) -> pl.DataFrame:
         said = spoken(frame, prompt_only=True).str.strip_chars()
-        shown = frame["messages"].list.eval(pl.element().struct.field("media").is_not_null()).list.any()
+        shown = frame["messages"].list.eval(_shows()).list.any()
+        answers = _turn("role") == "assistant"
+        speaks = (_turn("content").str.strip_chars() != "") | _turn("tool_calls").is_not_null() | _shows()
+        silent = frame["messages"].list.eval(answers.any() & ~(answers & speaks).any()).list.first()
         reasons = (
-            pl.when(shown)
+            pl.when(silent)
+            .then(pl.lit("empty: the answer is empty"))
+            .when(shown)
             .then(None)
             .when(said == "")
             .then(pl.lit("empty: there is no text"))
