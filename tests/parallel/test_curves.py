@@ -20,6 +20,8 @@ CASES: list[dict[str, Any]] = [
     for arch in ("llama", "deepseek_v3")
     for method in ("lora", "full")
 ] + [
+    *({"name": f"tensor-{arch}", "arch": arch, "method": "full", "parallel": {"strategy": "tensor"}}
+      for arch in ("llama", "qwen2", "deepseek_v3")),
     {"name": "select", "arch": "llama", "method": "select", "parallel": {"strategy": "ddp"},
      "select": {"layers": 1, "every_steps": 3}},
     {"name": "tied", "arch": "llama", "method": "full", "parallel": FSDP, "model": {"tie_word_embeddings": True}},

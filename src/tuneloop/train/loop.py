@@ -307,7 +307,7 @@ def optimizer_step(
     for group in optimizer.param_groups:
         group["lr"] = rate * group.get("scale", 1.0)
     norm = placed.update(optimizer, max_grad_norm)
-    return placed.world.sum([total])[0], norm
+    return placed.total(total), norm
 
 
 @torch.no_grad()

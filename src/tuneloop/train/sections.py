@@ -212,8 +212,9 @@ class MemoryConfig(Config):
 class ParallelConfig(Config):
     """How several processes (``torchrun``, ``accelerate launch``) share one run. Nothing here changes the loss."""
 
-    strategy: Literal["auto", "ddp", "fsdp", "deepspeed"] = "auto"
-    """ddp: every process holds the whole model; fsdp: each holds a part of every layer (FSDP2); deepspeed: ZeRO.
+    strategy: Literal["auto", "ddp", "fsdp", "tensor", "deepspeed"] = "auto"
+    """ddp: every process holds the whole model; fsdp: each holds a part of every layer (FSDP2); tensor: large matrices are
+    cut by transformers' plan and all processes compute the same rows (methods full and freeze); deepspeed: ZeRO.
     auto: deepspeed if ``deepspeed`` is set, else ddp."""
 
     deepspeed: str | None = None
@@ -244,7 +245,7 @@ class ParallelConfig(Config):
         return self
 
     @property
-    def kind(self) -> Literal["ddp", "fsdp", "deepspeed"]:
+    def kind(self) -> Literal["ddp", "fsdp", "tensor", "deepspeed"]:
         """The strategy, decided."""
         if self.strategy == "auto":
             return "deepspeed" if self.deepspeed else "ddp"

@@ -11,11 +11,12 @@ import torch
 
 from tests.tiny import tiny_model
 from tuneloop.config import build
-from tuneloop.errors import ConfigError, MissingExtraError
+from tuneloop.errors import ConfigError, MissingExtraError, ModelError
 from tuneloop.train import TrainConfig, rank_here, world
 from tuneloop.train.parallel.fsdp import fleshed_out, skeleton
 from tuneloop.train.parallel.place import Placed, place
 from tuneloop.train.parallel.shares import shares
+from tuneloop.train.parallel.tensor import plan
 from tuneloop.train.parallel.world import ALONE, World, described
 from tuneloop.train.parallel.zero import settings
 from tuneloop.types import Example
@@ -111,6 +112,11 @@ def test_contradictions_are_refused(section: dict[str, object], message: str) ->
         build(TrainConfig, {"parallel": section})
 
 
+def test_a_model_without_a_plan_cannot_be_cut() -> None:
+    with pytest.raises(ModelError, match="no tensor-parallel plan for Linear"):
+        plan(torch.nn.Linear(2, 2))
+
+
 def test_how_the_work_is_shared_is_no_reason_to_train_again() -> None:
     assert TrainConfig().hash() == build(TrainConfig, {"deepspeed": "zero3"}).value.hash()
 
@@ -122,13 +128,14 @@ def test_how_the_work_is_shared_is_no_reason_to_train_again() -> None:
         ({"method": "qlora"}, "method: qlora"),
         ({"method": "prefix"}, "method: prefix"),
         ({"method": "full", "validation": {"samples": 2}}, "validation.samples"),
+        ({"method": "lora", "parallel": {"strategy": "tensor"}}, "tensor parallel trains full and freeze"),
     ],
 )
 def test_what_was_not_shown_on_parts_of_layers_is_refused(
     options: dict[str, object], what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(World, "same_start", lambda *_: None)
-    config = build(TrainConfig, {**options, "parallel": {"strategy": "fsdp"}}).value
+    config = build(TrainConfig, {"parallel": {"strategy": "fsdp"}, **options}).value
     with pytest.raises(ConfigError, match=what):
         place(tiny_model("llama", vocab_size=50), config, World(0, 2))
 

@@ -61,6 +61,10 @@ class Placed:
         """Summed loss of one pass."""
         return objective(self.model, rows)
 
+    def total(self, loss: float) -> float:
+        """The loss of the step, when every process has that of its own passes."""
+        return self.world.sum([loss])[0]
+
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of ``loss``, a part of the loss of the whole step."""
         loss.backward()  # type: ignore[no-untyped-call]
@@ -147,7 +151,7 @@ def place(model: nn.Module, config: TrainConfig, world: World) -> Placed:
         return Placed(model)
     trained = [p for p in model.parameters() if p.requires_grad]
     world.same_start(trained)
-    if not world.is_main:  # the model is everybody's; dropout is each one's own
+    if not world.is_main and kind != "tensor":  # the model is everybody's; dropout is each one's own
         torch.manual_seed(torch.initial_seed() + world.rank)
     if kind == "ddp":
         return Placed(model, world)
@@ -156,6 +160,10 @@ def place(model: nn.Module, config: TrainConfig, world: World) -> Placed:
         from tuneloop.train.parallel.fsdp import Sharded
 
         return Sharded(model, world, config.parallel)
+    if kind == "tensor":
+        from tuneloop.train.parallel.tensor import Cut
+
+        return Cut(model, world)
     from tuneloop.train.parallel.zero import Zero
 
     return Zero(model, world, config)
@@ -188,7 +196,9 @@ def _check(config: TrainConfig) -> None:
         "objective: distil": config.objective == "distil",
         "validation.samples": config.validation.samples > 0,
         "optimizer.name: adamw_8bit": config.optimizer.name == "adamw_8bit",
-        "optimizer.ema_decay": kind == "deepspeed" and config.optimizer.ema_decay > 0,
+        f"method: {config.method} (tensor parallel trains full and freeze)": kind == "tensor"
+        and config.method not in ("full", "freeze"),
+        "optimizer.ema_decay": kind in ("deepspeed", "tensor") and config.optimizer.ema_decay > 0,
     }
     for what, asked in refused.items():
         if asked:
