@@ -33,6 +33,7 @@ class Server(uvicorn.Server):
                 log_level="warning",
                 access_log=False,
                 server_header=False,
+                log_config=None if gateway.logs.active else uvicorn.config.LOGGING_CONFIG,
                 lifespan="on",
                 timeout_graceful_shutdown=int(gateway.config.drain_timeout_s) or 1,
             )
@@ -66,11 +67,13 @@ def serve(bundle_path: Path, config: ServeConfig) -> None:
         fresh = _first_key(config)
         gateway = Gateway(config, bundle, Chat(models.load_tokenizer(bundle)))
         try:
+            gateway.logs.start()
             gateway.process.start()
             _announce(gateway, listener, fresh)
             Server(gateway).run([listener])
         finally:
             gateway.process.close()
+            gateway.logs.stop()
 
 
 def listen(config: ServeConfig) -> socket.socket:
