@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator
 from typing import Any
 
@@ -63,10 +62,10 @@ def _memory(info: Any) -> list[tuple[str, float]]:
 
 def _nvml() -> Any:
     """The library, started; None where it or the driver is missing."""
-    if importlib.util.find_spec("pynvml") is None:
+    try:
+        import pynvml
+    except ImportError:
         return None
-    import pynvml
-
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError_LibraryNotFound:  # no driver: a machine without a GPU

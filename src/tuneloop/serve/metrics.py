@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import get_args
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.registry import Collector
 
 from tuneloop.serve.answer import Finish
@@ -37,6 +37,7 @@ class Metrics:
     """
 
     def __init__(self, context: Context) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # a series beside every counter, for OpenMetrics only
         self.registry = CollectorRegistry()
         self.labels = {name: getattr(context, name) for name in LABELS}
         self._requests = self._counter("requests", "HTTP responses by route and status.", "route", "code")
