@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +51,9 @@ class AccessLog:
 
         try:
             await self._app(scope, receive, watched)
+        except asyncio.CancelledError:  # only the server does this, when the time for draining is over
+            self._gateway.cut += 1
+            raise
         finally:
             self._write(scope, status, time.monotonic() - began, record)
 

@@ -45,6 +45,8 @@ class Gateway:
         self.process = EngineProcess(config.engine, bundle, self._deliver)
         self.hub = Hub(self.process, self.metrics, config.max_queue)
         watch(self)
+        self.cut = 0
+        """Calls that the end of draining cut off."""
         self._from_database = ring is None and config.auth
         self.ring = ring or KeyRing(keys.list_keys() if self._from_database else ())
 

@@ -13,7 +13,7 @@ import uvicorn
 
 from tuneloop import models
 from tuneloop.chat import Chat
-from tuneloop.errors import ResourceError, need
+from tuneloop.errors import ResourceError, ServeError, need
 from tuneloop.progress import log
 from tuneloop.serve import keys
 from tuneloop.serve.app import create_app
@@ -71,6 +71,11 @@ def serve(bundle_path: Path, config: ServeConfig) -> None:
             gateway.process.start()
             _announce(gateway, listener, fresh)
             Server(gateway).run([listener])
+            if gateway.cut:
+                raise ServeError(
+                    f"{gateway.cut} accepted requests were cut off: the time for draining was over before they were",
+                    hint=f"raise serve.drain_timeout_s (now {config.drain_timeout_s:g}) or lower serve.max_tokens",
+                )
         finally:
             gateway.process.close()
             gateway.logs.stop()
