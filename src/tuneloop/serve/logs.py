@@ -10,16 +10,20 @@ import json
 import logging
 import queue
 import sys
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 from contextvars import ContextVar
 from datetime import UTC, datetime
-from logging.handlers import QueueHandler, QueueListener
+from logging.handlers import QueueHandler
 from typing import Any, TextIO
 
 from tuneloop import progress
 from tuneloop.serve.observe import ObserveConfig
 
 QUEUE_LINES = 10_000
+STOP_S = 5.0
+"""How long the end waits for a reader that does not read."""
 LIBRARIES = ("uvicorn",)
 """Loggers whose warnings go the same way."""
 
@@ -59,13 +63,13 @@ class Logs:
         self._sink = sink or sys.stderr
         self.form = config.logs if config.logs != "auto" else ("text" if self._sink.isatty() else "json")
         self._logger = logging.Logger("tuneloop.serve", logging.INFO)  # our own: nobody else's configuration reaches it
-        self._listener: QueueListener | None = None
-        self._queue: queue.Queue[Any] = queue.Queue(queue_lines)
+        self._writer: threading.Thread | None = None
+        self._queue: queue.Queue[logging.LogRecord | None] = queue.Queue(queue_lines)
         self._dropped = dropped
 
     @property
     def active(self) -> bool:
-        return self._listener is not None
+        return self._writer is not None
 
     def start(self) -> None:
         """Write from now on; in JSON, what the rest of the program says becomes lines of JSON, too."""
@@ -75,24 +79,26 @@ class Logs:
         writer.setFormatter(JsonFormatter() if self.form == "json" else TextFormatter())
         handler = _Dropping(self._queue, self._dropped)
         self._logger.addHandler(handler)
-        self._listener = QueueListener(self._queue, writer)
-        self._listener.start()
+        self._writer = threading.Thread(target=_write_all, args=(self._queue, writer), name="logs", daemon=True)
+        self._writer.start()
         if self.form == "json":
             progress.set_sink(lambda line: self.write("message", message=line))
             for name in LIBRARIES:
                 logging.getLogger(name).addHandler(handler)
 
     def stop(self) -> None:
-        """Write what waits, and end."""
-        if self._listener is None:
+        """Write what waits, and end; a reader that hangs is not waited for longer than ``STOP_S``."""
+        if self._writer is None:
             return
         progress.set_sink(None)
         for name in LIBRARIES:
             for handler in self._logger.handlers:
                 logging.getLogger(name).removeHandler(handler)
         self._logger.handlers.clear()
-        self._listener.stop()
-        self._listener = None
+        with suppress(queue.Full):
+            self._queue.put(None, timeout=STOP_S)
+        self._writer.join(STOP_S)
+        self._writer = None
 
     def write(self, event: str, **fields: Any) -> None:
         """A line. Does nothing before ``start``."""
@@ -127,6 +133,11 @@ class TextFormatter(logging.Formatter):
         head += [str(fields.pop(name, "")) for name in ("method", "route", "status")]
         fields.pop("model", None), fields.pop("version", None), fields.pop("arm", None), fields.pop("precision", None)
         return " ".join([*filter(None, head), *(f"{name}={value}" for name, value in fields.items())])
+
+
+def _write_all(waiting: queue.Queue[logging.LogRecord | None], writer: logging.Handler) -> None:
+    while (record := waiting.get()) is not None:
+        writer.handle(record)
 
 
 class _Dropping(QueueHandler):
