@@ -62,10 +62,9 @@ class Logs:
     ) -> None:
         self._sink = sink or sys.stderr
         self.form = config.logs if config.logs != "auto" else ("text" if self._sink.isatty() else "json")
-        self._logger = logging.Logger("tuneloop.serve", logging.INFO)  # our own: nobody else's configuration reaches it
         self._writer: threading.Thread | None = None
         self._queue: queue.Queue[logging.LogRecord | None] = queue.Queue(queue_lines)
-        self._dropped = dropped
+        self._handler = _Dropping(self._queue, dropped)
 
     @property
     def active(self) -> bool:
@@ -77,14 +76,12 @@ class Logs:
             return
         writer = logging.StreamHandler(self._sink)
         writer.setFormatter(JsonFormatter() if self.form == "json" else TextFormatter())
-        handler = _Dropping(self._queue, self._dropped)
-        self._logger.addHandler(handler)
         self._writer = threading.Thread(target=_write_all, args=(self._queue, writer), name="logs", daemon=True)
         self._writer.start()
         if self.form == "json":
             progress.set_sink(lambda line: self.write("message", message=line))
             for name in LIBRARIES:
-                logging.getLogger(name).addHandler(handler)
+                logging.getLogger(name).addHandler(self._handler)
 
     def stop(self) -> None:
         """Write what waits, and end; a reader that hangs is not waited for longer than ``STOP_S``."""
@@ -92,9 +89,7 @@ class Logs:
             return
         progress.set_sink(None)
         for name in LIBRARIES:
-            for handler in self._logger.handlers:
-                logging.getLogger(name).removeHandler(handler)
-        self._logger.handlers.clear()
+            logging.getLogger(name).removeHandler(self._handler)
         with suppress(queue.Full):
             self._queue.put(None, timeout=STOP_S)
         self._writer.join(STOP_S)
@@ -103,7 +98,9 @@ class Logs:
     def write(self, event: str, **fields: Any) -> None:
         """A line. Does nothing before ``start``."""
         if self.active:
-            self._logger.info(event, extra={"fields": fields})
+            record = logging.LogRecord("tuneloop.serve", logging.INFO, "", 0, event, None, None)
+            record.fields = fields
+            self._handler.enqueue(record)
 
 
 class JsonFormatter(logging.Formatter):
