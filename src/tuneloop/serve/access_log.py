@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tuneloop.serve.api_error import ApiError
-from tuneloop.serve.gateway import Gateway
 from tuneloop.serve.logs import begin_record, note
 from tuneloop.serve.trace import Trace
 
 if TYPE_CHECKING:
     from tuneloop.serve.answering import Answering
+    from tuneloop.serve.gateway import Gateway
+    from tuneloop.serve.keys import Key
 
 PROBES = frozenset({"/healthz", "/readyz", "/metrics"})
 """Asked every few seconds by machines; only a refused one is worth a line."""
@@ -58,26 +59,50 @@ class AccessLog:
             self._write(scope, status, time.monotonic() - began, record)
 
     def _write(self, scope: Scope, status: int, seconds: float, record: dict[str, Any]) -> None:
-        logs, state = self._gateway.logs, scope["state"]
-        route = _route(scope)
-        if not logs.active or (route in PROBES and status not in (401, 403)):
-            return
-        key, trace, known = state.get("key"), state["trace"], self._gateway.context
-        logs.write(
-            "request",
-            request_id=state.get("request_id", ""),
-            method=scope["method"],
-            route=route,
-            status=status,
-            duration_s=round(seconds, 6),
-            key=key.id if key else None,
-            model=known.model,
-            version=known.version,
-            arm=known.arm,
-            precision=known.precision,
-            **({"trace_id": trace.trace_id, "span_id": trace.span_id, "parent_id": trace.parent_id} if trace else {}),
-            **record,
-        )
+        state, route = scope["state"], _route(scope)
+        if self._gateway.logs.active and (route not in PROBES or status in (401, 403)):
+            write_request(
+                self._gateway,
+                record,
+                request_id=state.get("request_id", ""),
+                method=scope["method"],
+                route=route,
+                status=status,
+                seconds=seconds,
+                key=state.get("key"),
+                trace=state["trace"],
+            )
+
+
+def write_request(
+    gateway: Gateway,
+    record: dict[str, Any],
+    *,
+    request_id: str,
+    method: str,
+    route: str,
+    status: int,
+    seconds: float,
+    key: Key | None,
+    trace: Trace | None,
+) -> None:
+    """The line of one request, for every door; ``record`` is what ``begin_record`` gave and the answering filled."""
+    known = gateway.context
+    gateway.logs.write(
+        "request",
+        request_id=request_id,
+        method=method,
+        route=route,
+        status=status,
+        duration_s=round(seconds, 6),
+        key=key.id if key else None,
+        model=known.model,
+        version=known.version,
+        arm=known.arm,
+        precision=known.precision,
+        **({"trace_id": trace.trace_id, "span_id": trace.span_id, "parent_id": trace.parent_id} if trace else {}),
+        **record,
+    )
 
 
 def refused(gateway: Gateway, error: ApiError) -> None:

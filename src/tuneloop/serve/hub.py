@@ -123,6 +123,8 @@ class Hub:
             tally.ended = time.monotonic()
             self._process.cancel(request_id)
             self._free(request_id, tally.ended)
+            if finish is not None:
+                self._lasted(tally.ended - tally.accepted)
         ended: Finish = finish or tally.finish or "cancelled"
         self._metrics.answered(tally, "error" if tally.finish == "error" else ended)
 
@@ -139,6 +141,9 @@ class Hub:
         self._placed.discard(request_id)
         self._line.pop(request_id, None)
         self._fill(now)
+
+    def _lasted(self, seconds: float) -> None:
+        self._mean_s += SMOOTHING * (seconds - self._mean_s)
 
     def _refuse(self, status: int, message: str, code: str, seconds: int) -> ApiError:
         return ApiError(status, message, code=code, headers={"Retry-After": str(seconds)})
@@ -161,5 +166,5 @@ class Hub:
         elif tally.first_token is not None and not begun:
             self._metrics.first_token(tally)
         if event.finish:
-            self._mean_s += SMOOTHING * (now - tally.accepted - self._mean_s)
+            self._lasted(now - tally.accepted)
             self._free(event.request_id, now)

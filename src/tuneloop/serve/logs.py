@@ -24,6 +24,7 @@ from tuneloop.serve.observe import ObserveConfig
 QUEUE_LINES = 10_000
 STOP_S = 5.0
 """How long the end waits for a reader that does not read."""
+HEAD, LABELS = ("method", "route", "status"), ("model", "version", "arm", "precision")
 LIBRARIES = ("uvicorn",)
 """Loggers whose warnings go the same way."""
 
@@ -80,8 +81,8 @@ class Logs:
         self._writer.start()
         if self.form == "json":
             progress.set_sink(lambda line: self.write("message", message=line))
-            for name in LIBRARIES:
-                logging.getLogger(name).addHandler(self._handler)
+        for name in LIBRARIES:
+            logging.getLogger(name).addHandler(self._handler)
 
     def stop(self) -> None:
         """Write what waits, and end; a reader that hangs is not waited for longer than ``STOP_S``."""
@@ -122,14 +123,16 @@ class JsonFormatter(logging.Formatter):
 
 
 class TextFormatter(logging.Formatter):
-    """A request as a person reads it."""
+    """A request as a person reads it; which model answers was said at the start."""
 
     def format(self, record: logging.LogRecord) -> str:
-        fields: dict[str, Any] = dict(getattr(record, "fields", {}))
-        head = [datetime.fromtimestamp(record.created).astimezone().strftime("%H:%M:%S")]
-        head += [str(fields.pop(name, "")) for name in ("method", "route", "status")]
-        fields.pop("model", None), fields.pop("version", None), fields.pop("arm", None), fields.pop("precision", None)
-        return " ".join([*filter(None, head), *(f"{name}={value}" for name, value in fields.items())])
+        at = datetime.fromtimestamp(record.created).astimezone().strftime("%H:%M:%S")
+        fields: dict[str, Any] | None = getattr(record, "fields", None)
+        if fields is None:  # a library's line
+            return f"{at} {record.getMessage()}"
+        head = [str(fields[name]) for name in HEAD if name in fields]
+        rest = [f"{name}={value}" for name, value in fields.items() if name not in HEAD and name not in LABELS]
+        return " ".join([at, *head, *rest])
 
 
 def _write_all(waiting: queue.Queue[logging.LogRecord | None], writer: logging.Handler) -> None:

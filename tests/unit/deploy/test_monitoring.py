@@ -80,3 +80,26 @@ def test_a_folder_that_cannot_be_written_is_two_lines(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ResourceError, match="cannot write"):
         monitoring(MonitoringConfig(), tmp_path / "file" / "out")
+
+
+def test_grafanas_own_types_read_the_dashboard_and_lose_nothing(tmp_path: Path) -> None:
+    pytest.importorskip("grafana_foundation_sdk", reason="pip install 'tuneloop[peers]'")
+    from grafana_foundation_sdk.cog.encoder import JSONEncoder
+    from grafana_foundation_sdk.cog.plugins import register_default_plugins
+    from grafana_foundation_sdk.models.dashboard import Dashboard
+
+    monitoring(MonitoringConfig(), tmp_path)
+    register_default_plugins()
+    ours = json.loads((tmp_path / "grafana/dashboards/tuneloop.json").read_text())
+    theirs = json.loads(JSONEncoder().encode(Dashboard.from_json(ours)))
+
+    def lost(mine: object, read: object, path: str) -> list[str]:
+        if isinstance(mine, dict) and isinstance(read, dict):
+            return [
+                p for k, v in mine.items() for p in (lost(v, read[k], f"{path}.{k}") if k in read else [f"{path}.{k}"])
+            ]
+        if isinstance(mine, list) and isinstance(read, list) and len(mine) == len(read):
+            return [p for i, pair in enumerate(zip(mine, read, strict=True)) for p in lost(*pair, f"{path}[{i}]")]
+        return [] if mine == read else [path]
+
+    assert lost(ours, theirs, "") == []

@@ -111,6 +111,14 @@ def test_text_is_for_a_person(sink: Sink) -> None:
     assert "model" not in line
 
 
+def test_a_librarys_warning_is_text_where_requests_are_text(sink: Sink) -> None:
+    logs = Logs(ObserveConfig(logs="text"), lambda: None, sink)
+    logs.start()
+    logging.getLogger("uvicorn.error").warning("careful: %s", "x")
+    logs.stop()
+    assert sink.getvalue().endswith(" careful: x\n")
+
+
 @pytest.mark.parametrize(("config", "active"), [("off", False), ("json", True)])
 def test_off_is_off(sink: Sink, config: Any, active: bool) -> None:
     logs = Logs(ObserveConfig(logs=config), lambda: None, sink)
