@@ -70,3 +70,36 @@ def test_the_process_tells_its_parent_and_a_new_one_begins_at_nothing() -> None:
             assert time.monotonic() < deadline + 20
             time.sleep(0.05)
         assert process.stats.prefix_cache_queries in (None, 1)
+
+
+def test_llamacpps_own_timings_agree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """llama.cpp says at the end of a stream how much of a prompt it found (``cache_n``) and computed (``prompt_n``)."""
+    pytest.importorskip("xllamacpp", reason="pip install 'tuneloop[llamacpp]'")
+    from tuneloop.engines import llamacpp
+
+    said: dict[str, tuple[int, int]] = {}
+    on_chunk = llamacpp._Piece.on_chunk
+
+    def listen(self: llamacpp._Piece, chunk: dict[str, dict[str, dict[str, int]]]) -> bool:
+        if timings := chunk.get("__verbose", {}).get("timings"):
+            said.setdefault(self.job.request.id, (timings["cache_n"], timings["prompt_n"]))
+        return on_chunk(self, chunk)
+
+    monkeypatch.setattr(llamacpp._Piece, "on_chunk", listen)
+    config = EngineConfig(name="llamacpp", max_running=2, context_tokens=CONTEXT, threads=1)
+    engine = create(config, open_bundle(tiny_gguf(tmp_path / "tiny")))
+    other = tuple(range(200, 230))
+    prompts = (PROMPT, PROMPT, (*PROMPT[:30], *other), (*PROMPT, 7, 8), other, (*other, 9))
+    compared = []
+    try:
+        for i, prompt in enumerate(prompts):
+            before = engine.stats().prefix_cache_hits  # type: ignore[attr-defined]
+            generate(engine, [Request(str(i), prompt, Sampling(max_tokens=3))])
+            ours = engine.stats().prefix_cache_hits - before  # type: ignore[attr-defined]
+            if sum(said.get(str(i), ())) == len(prompt):  # a stream that was left at a gap has no end, see the engine
+                compared.append((i, ours, said[str(i)][0]))
+    finally:
+        engine.close()
+    assert len(compared) >= 3
+    assert [ours for _, ours, _ in compared] == [theirs for _, _, theirs in compared], compared
+    assert any(ours > 0 for _, ours, _ in compared)
