@@ -27,6 +27,7 @@ TABLE: dict[str, frozenset[str]] = {
     "evaluate": frozenset({"data", "chat", "engines"}),
     "compare": frozenset(),
     "report": frozenset(),
+    "deploy": frozenset(),
     "serve": frozenset({"chat", "models", "engines", "compare"}),
 }
 """Room -> the other rooms whose doors it may use. Every room may use the base."""

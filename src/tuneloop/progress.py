@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from types import TracebackType
 from typing import TypeVar
 
@@ -14,6 +14,7 @@ QUIET_S = 2.0
 """Nothing is printed for work that ends within this many seconds."""
 
 _quiet = False
+_sink: Callable[[str], None] | None = None
 
 
 def set_quiet(quiet: bool) -> None:
@@ -22,9 +23,17 @@ def set_quiet(quiet: bool) -> None:
     _quiet = quiet
 
 
+def set_sink(sink: Callable[[str], None] | None) -> None:
+    """Give the lines of ``log`` to somebody else, e.g. a structured log; None is standard error again."""
+    global _sink
+    _sink = sink
+
+
 def log(line: str = "") -> None:
     """A line for the person watching."""
-    if not _quiet:
+    if _sink is not None:
+        _sink(line)
+    elif not _quiet:
         print(line, file=sys.stderr, flush=True)
 
 

@@ -209,6 +209,7 @@ class Context:
     precision: str = ""
     user: str = ""
     conversation: str = ""
+    traceparent: str = ""
 
 
 @dataclass(frozen=True, slots=True)

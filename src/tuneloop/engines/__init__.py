@@ -9,7 +9,7 @@ Engines take token ids and know no text. ``EngineProcess`` keeps one in a superv
 
 from __future__ import annotations
 
-from tuneloop.engines.base import Capabilities, Engine
+from tuneloop.engines.base import Capabilities, Engine, EngineStats, ReportsStats
 from tuneloop.engines.config import EngineConfig, FakeConfig
 from tuneloop.engines.generate import generate
 from tuneloop.engines.process import EngineProcess, State
@@ -21,8 +21,10 @@ __all__ = [
     "Engine",
     "EngineConfig",
     "EngineProcess",
+    "EngineStats",
     "FakeConfig",
     "ProcessEngine",
+    "ReportsStats",
     "State",
     "choose",
     "create",

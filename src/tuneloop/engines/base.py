@@ -42,6 +42,29 @@ class Capabilities:
     """How many requests run at once; more wait inside the engine."""
 
 
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """What an engine knows about itself. None is what it does not know; counts are since its start."""
+
+    kv_cache_usage: float | None = None
+    """Share of the room for keys and values that requests hold, 0 to 1."""
+    prefix_cache_queries: int | None = None
+    """Prompt tokens that were looked up in the prefix cache."""
+    prefix_cache_hits: int | None = None
+    """Those of them that did not have to be computed."""
+    preemptions: int | None = None
+    """How often a running request lost its room to another and was computed again."""
+
+
+@runtime_checkable
+class ReportsStats(Protocol):
+    """An engine that knows something about itself. Not every engine does."""
+
+    def stats(self) -> EngineStats:
+        """What it knows now. Called between steps, at most once a second; it must be cheap."""
+        ...
+
+
 @runtime_checkable
 class Engine(Protocol):
     """What every engine does."""

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import signal
 import sys
+import time
 from multiprocessing.connection import Connection
 
-from tuneloop.engines.base import Engine
+from tuneloop.engines.base import Engine, EngineStats, ReportsStats
 from tuneloop.engines.messages import (
     Cancel,
     Events,
@@ -19,6 +20,7 @@ from tuneloop.engines.messages import (
     Ready,
     Score,
     Scored,
+    Stats,
     Stop,
     Submit,
     ToChild,
@@ -31,6 +33,8 @@ from tuneloop.types import Request, Sampling, TokenEvent
 BUSY_POLL_S = 0.005
 """How long a new command can wait while the engine is busy."""
 IDLE_POLL_S = 1.0
+STATS_S = 1.0
+"""How often the engine is asked about itself."""
 WARM_UP = Request("warm-up", (0,), Sampling(max_tokens=1))
 
 
@@ -72,17 +76,35 @@ def _start(load: Load, pipe: Connection[FromChild, ToChild]) -> Engine | None:
 
 def _serve(engine: Engine, pipe: Connection[FromChild, ToChild]) -> None:
     held: set[str] = set()
+    reporter = _Reporter(engine, pipe)
     while True:
         while pipe.poll(0 if held else IDLE_POLL_S):
             command = pipe.recv()
             if isinstance(command, Stop):
                 return
             _obey(engine, pipe, command, held)
+        reporter.report()
         if not held:
             continue
         if events := engine.poll(BUSY_POLL_S):
             held.difference_update(e.request_id for e in events if e.finish)
             pipe.send(Events(events))
+
+
+class _Reporter:
+    """Tells the parent what the engine knows about itself, when it has changed."""
+
+    def __init__(self, engine: Engine, pipe: Connection[FromChild, ToChild]) -> None:
+        self._engine, self._pipe = engine if isinstance(engine, ReportsStats) else None, pipe
+        self._due, self._said = 0.0, EngineStats()
+
+    def report(self) -> None:
+        if self._engine is None or (now := time.monotonic()) < self._due:
+            return
+        self._due = now + STATS_S
+        if (stats := self._engine.stats()) != self._said:
+            self._said = stats
+            self._pipe.send(Stats(stats))
 
 
 def _obey(engine: Engine, pipe: Connection[FromChild, ToChild], command: ToChild, held: set[str]) -> None:

@@ -15,7 +15,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tuneloop.engines.base import Capabilities, too_long
+from tuneloop.engines.base import Capabilities, EngineStats, too_long
 from tuneloop.engines.config import EngineConfig
 from tuneloop.errors import ServeError
 from tuneloop.types import FinishReason, Request, TokenEvent
@@ -50,6 +50,8 @@ class FakeEngine:
         self._waiting: dict[str, Request] = {}
         self._events: deque[TokenEvent] = deque()
         self._made, self._closed = 0, False
+        self._queries = self._hits = 0
+        self._last: tuple[int, ...] = ()
 
     def submit(self, request: Request) -> None:
         if self._closed:
@@ -66,6 +68,9 @@ class FakeEngine:
             return []
         while self._waiting and len(self._running) < self.capabilities.max_running:
             request = self._waiting.pop(next(iter(self._waiting)))
+            self._queries += len(request.prompt_ids)
+            self._hits += len(request.prompt_ids) if request.prompt_ids == self._last else 0
+            self._last = request.prompt_ids
             self._running[request.id] = _Answer(request, self._config.answer_ids, random.Random(request.sampling.seed))
         if self._running:
             self._step()
@@ -80,6 +85,12 @@ class FakeEngine:
 
     def score(self, sequences: list[tuple[tuple[int, ...], int]]) -> list[list[float]]:
         return [[_logprob(t) for t in ids[k:]] for ids, k in sequences]
+
+    def stats(self) -> EngineStats:
+        """As if it kept keys and values: the room is ``max_running`` contexts, a prompt asked twice running is a hit."""
+        held = sum(len(a.request.prompt_ids) + a.made for a in self._running.values())
+        room = (self.capabilities.max_context_tokens or 1) * self.capabilities.max_running
+        return EngineStats(min(held / room, 1.0), self._queries, self._hits, 0)
 
     def close(self) -> None:
         self._closed = True

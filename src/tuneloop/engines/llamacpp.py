@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tuneloop.engines.base import Capabilities, too_long
+from tuneloop.engines.base import Capabilities, EngineStats, too_long
 from tuneloop.engines.config import EngineConfig
 from tuneloop.engines.gguf_header import context_length
 from tuneloop.engines.platform import available_threads, keep_signal_handlers
@@ -82,6 +82,7 @@ class LlamaCppEngine:
         self._idle: dict[int, tuple[int, ...]] = dict.fromkeys(range(config.max_running), ())
         self._events: queue.SimpleQueue[TokenEvent] = queue.SimpleQueue()
         self._closed = False
+        self._queries = self._hits = 0
 
     def submit(self, request: Request) -> None:
         with self._lock:
@@ -122,6 +123,12 @@ class LlamaCppEngine:
             hint="score with engine.name: transformers",
         )
 
+    def stats(self) -> EngineStats:
+        with self._lock:
+            held = sum(len(j.request.prompt_ids) + len(j.made) for j in self._jobs.values() if j not in self._waiting)
+            room = (self.capabilities.max_context_tokens or 1) * self.capabilities.max_running
+            return EngineStats(min(held / room, 1.0), self._queries, self._hits)
+
     def close(self) -> None:
         with self._lock:
             if self._closed:
@@ -138,6 +145,10 @@ class LlamaCppEngine:
         while self._waiting and self._idle:
             job = self._waiting.popleft()
             slot = max(self._idle, key=lambda s: _common_prefix(self._idle[s], job.request.prompt_ids))
+            self._queries += len(job.request.prompt_ids)
+            if self._prefix_cache:  # at least one token is computed again, for its logits
+                shared = _common_prefix(self._idle[slot], job.request.prompt_ids)
+                self._hits += min(shared, len(job.request.prompt_ids) - 1)
             del self._idle[slot]
             self._pool.submit(self._run, job, slot)
 

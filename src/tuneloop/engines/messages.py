@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tuneloop.engines.base import Capabilities
+from tuneloop.engines.base import Capabilities, EngineStats
 from tuneloop.engines.config import EngineConfig
 from tuneloop.errors import TuneloopError
 from tuneloop.types import Request, TokenEvent
@@ -72,10 +72,17 @@ class Events:
 
 
 @dataclass(frozen=True, slots=True)
+class Stats:
+    """From the child, now and then: what its engine knows about itself."""
+
+    stats: EngineStats
+
+
+@dataclass(frozen=True, slots=True)
 class Scored:
     values: list[list[float]] | None
     error: str | None = None
 
 
 ToChild = Load | Submit | Cancel | Score | Stop
-FromChild = Ready | Failed | Events | Scored
+FromChild = Ready | Failed | Events | Scored | Stats

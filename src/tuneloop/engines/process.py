@@ -16,10 +16,22 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from tuneloop.engines.base import Capabilities
+from tuneloop.engines.base import Capabilities, EngineStats
 from tuneloop.engines.child_handle import ChildHandle
 from tuneloop.engines.config import EngineConfig
-from tuneloop.engines.messages import Cancel, Events, Failed, FromChild, Ready, Score, Scored, Stop, Submit, ToChild
+from tuneloop.engines.messages import (
+    Cancel,
+    Events,
+    Failed,
+    FromChild,
+    Ready,
+    Score,
+    Scored,
+    Stats,
+    Stop,
+    Submit,
+    ToChild,
+)
 from tuneloop.engines.registry import choose
 from tuneloop.errors import ServeError, TuneloopError
 from tuneloop.progress import log
@@ -78,6 +90,7 @@ class EngineProcess:
         self.state = State.STARTING
         self.restarts = 0
         self.last_failure: str | None = None
+        self.stats = EngineStats()
         self._deliver = deliver
         self._held: dict[str, _Held] = {}
         self._lock = threading.RLock()
@@ -125,6 +138,11 @@ class EngineProcess:
     def ready(self) -> bool:
         """Whether tokens can flow now."""
         return self.state is State.READY
+
+    @property
+    def silent_s(self) -> float:
+        """How long requests have been held without a token, in seconds; 0 while none is held."""
+        return time.monotonic() - self._progress_at if self._held else 0.0
 
     @property
     def in_flight(self) -> int:
@@ -207,7 +225,7 @@ class EngineProcess:
 
     def _live(self) -> str:
         """The whole life of one child; says how it ended."""
-        self._ready_at = None
+        self._ready_at, self.stats = None, EngineStats()
         child = ChildHandle(self.config, self.bundle)
         with self._lock:
             self._child = child
@@ -246,6 +264,8 @@ class EngineProcess:
         if isinstance(message, Events):
             self._account(message.events)
             self._deliver(message.events)
+        elif isinstance(message, Stats):
+            self.stats = message.stats
         elif isinstance(message, Ready):
             self._on_ready(message)
         elif isinstance(message, Scored):

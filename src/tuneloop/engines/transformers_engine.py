@@ -15,7 +15,7 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from tuneloop.engines.base import Capabilities, too_long
+from tuneloop.engines.base import Capabilities, EngineStats, too_long
 from tuneloop.engines.config import EngineConfig
 from tuneloop.engines.kv import Group, Pass, Piece, PrefixPass
 from tuneloop.errors import ServeError
@@ -96,6 +96,7 @@ class TransformersEngine:
         self._recent: deque[tuple[int, ...]] = deque(maxlen=8)
         self._ended: list[TokenEvent] = []
         self._closed = False
+        self._queries = self._hits = 0
 
     def submit(self, request: Request) -> None:
         """Queue a request. One that cannot fit the context is answered with an error event."""
@@ -163,6 +164,7 @@ class TransformersEngine:
             budget -= own
             self._waiting.popleft()
             self._recent.append(request.prompt_ids)
+            self._queries += len(request.prompt_ids)
             self._running.append(
                 _Sequence(
                     request,
@@ -197,6 +199,7 @@ class TransformersEngine:
             row = torch.tensor([group.prefix], device=self.device)
             hidden_states(self.model, row, PrefixPass(group, self.device))
         elif best is not None:
+            self._hits += len(best.prefix)
             return best
         else:
             group = self._group(())
@@ -270,6 +273,13 @@ class TransformersEngine:
             target_N = torch.tensor(ids[first:], device=self.device)
             out.append((logits_NV.gather(1, target_N[:, None])[:, 0] - logits_NV.logsumexp(-1)).tolist())
         return out
+
+    def stats(self) -> EngineStats:
+        """The room is ``max_running`` whole contexts; a shared beginning is held once."""
+        held = sum(len(g.prefix) + sum(g.lengths) for g in self._groups if g.lengths)
+        context = self.capabilities.max_context_tokens
+        usage = None if context is None else min(held / (context * self._max_running), 1.0)
+        return EngineStats(usage, self._queries, self._hits)
 
     def close(self) -> None:
         """Drop everything; requests still running end without an event."""

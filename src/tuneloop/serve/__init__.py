@@ -50,6 +50,7 @@ def run(bundle_path: Path, config: ServeConfig) -> None:
         ConfigError: A bind that others can reach, without keys.
         ModelError: The bundle is broken or cannot be loaded.
         ResourceError: The port is taken.
+        ServeError: Accepted requests were cut off, because they took longer than ``drain_timeout_s``.
     """
     from tuneloop.serve.server import serve
 

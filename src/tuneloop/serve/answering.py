@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass, replace
 
 from tuneloop.errors import DataError
+from tuneloop.serve.access_log import note_answers
 from tuneloop.serve.answer import Answer, Finish, Part, TokenLogprob
 from tuneloop.serve.api_error import ApiError, unsupported
 from tuneloop.serve.asked import Asked, Caller
 from tuneloop.serve.gateway import Gateway
+from tuneloop.serve.tally import Tally
 from tuneloop.types import Context, Request, Sampling
 
 LONG_PROMPT_CHARACTERS = 20_000
@@ -42,7 +44,7 @@ class Answering:
     """
 
     def __init__(self, gateway: Gateway, asked: Asked, caller: Caller, prompts: list[Prompt]) -> None:
-        self.gateway, self.asked, self.caller = gateway, asked, caller
+        self.gateway, self.asked, self.caller, self.prompts = gateway, asked, caller, prompts
         self.prompt_tokens = sum(len(p.ids) for p in prompts)
         requests = list(_requests(gateway, asked, caller, prompts))
         self.answers = [
@@ -85,7 +87,7 @@ class Answering:
             parts = answer.add(event)
             if answer.finish:
                 left -= 1
-                self.gateway.hub.leave(event.request_id)
+                self.gateway.hub.leave(event.request_id, answer.finish)
             logprobs = answer.take_logprobs() if self.asked.logprobs else ()
             if parts or logprobs or answer.finish:
                 yield Delta(index, tuple(parts), tuple(logprobs), answer.finish)
@@ -100,6 +102,12 @@ class Answering:
     def close(self) -> None:
         """Free the slots; what still runs is cancelled. Can be called twice."""
         self._stream.__exit__()
+        note_answers(self)
+
+    @property
+    def tallies(self) -> Iterable[Tally]:
+        """What was noted about each answer."""
+        return self._stream.tallies.values()
 
     @property
     def usage(self) -> dict[str, int]:
@@ -145,6 +153,7 @@ def _requests(gateway: Gateway, asked: Asked, caller: Caller, prompts: list[Prom
         known.precision,
         user=caller.user or caller.key.id,
         conversation=caller.conversation,
+        traceparent=caller.traceparent,
     )
     out: list[Request] = []
     for prompt in prompts:

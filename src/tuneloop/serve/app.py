@@ -13,6 +13,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse
 
 from tuneloop.errors import TuneloopError
+from tuneloop.serve.access_log import AccessLog, refused
 from tuneloop.serve.api_error import ApiError
 from tuneloop.serve.gateway import Gateway
 from tuneloop.serve.guard import Guard
@@ -35,6 +36,7 @@ def create_app(gateway: Gateway) -> FastAPI:
         route.add(app, gateway)
     _add_errors(app, gateway)
     app.add_middleware(Guard, gateway=gateway)
+    app.add_middleware(AccessLog, gateway=gateway)  # outermost: it sees what the guard refuses, too
     return app
 
 
@@ -42,12 +44,16 @@ def _add_errors(app: FastAPI, gateway: Gateway) -> None:
     @app.exception_handler(HTTPException)
     async def http_error(_: HttpRequest, error: HTTPException) -> JSONResponse:
         if isinstance(error, ApiError):
+            refused(gateway, error)
             return error.response()
-        return ApiError(error.status_code, str(error.detail), headers=error.headers).response()
+        plain = ApiError(error.status_code, str(error.detail), headers=error.headers)
+        refused(gateway, plain)
+        return plain.response()
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: HttpRequest, error: RequestValidationError) -> JSONResponse:
-        return _explain(error).response()
+        refused(gateway, explained := _explain(error))
+        return explained.response()
 
     @app.exception_handler(TuneloopError)
     async def expected(_: HttpRequest, error: TuneloopError) -> JSONResponse:

@@ -43,3 +43,5 @@ class Caller:
     key: Key
     user: str = ""
     conversation: str = ""
+    traceparent: str = ""
+    """W3C's header for whom the engine asks in turn; empty where the caller sends none."""

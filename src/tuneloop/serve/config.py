@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from tuneloop.config import Config
 from tuneloop.engines import EngineConfig
+from tuneloop.serve.observe import ObserveConfig
 
 
 class ServeConfig(Config):
@@ -44,6 +45,8 @@ class ServeConfig(Config):
     """A longer request body is answered 413."""
     drain_timeout_s: float = Field(120.0, gt=0)
     """After SIGTERM: how long accepted requests may take to finish."""
+    observe: ObserveConfig = ObserveConfig()
+    """Logs and readiness."""
     verify_weights: bool = True
     """Compare the bundle's files with its hashes before loading it."""
 

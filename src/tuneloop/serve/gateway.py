@@ -14,6 +14,8 @@ from tuneloop.serve import keys
 from tuneloop.serve.config import ServeConfig
 from tuneloop.serve.hub import Hub
 from tuneloop.serve.keys import KeyRing
+from tuneloop.serve.live import watch
+from tuneloop.serve.logs import Logs
 from tuneloop.serve.metrics import Metrics
 from tuneloop.types import Context
 
@@ -39,16 +41,37 @@ class Gateway:
         self.model = config.model_name or bundle.name
         self.context = Context(model=self.model, version=bundle.version, arm=config.arm, precision=bundle.precision)
         self.metrics = Metrics(self.context)
+        self.logs = Logs(config.observe, self.metrics.log_line_dropped)
         self.process = EngineProcess(config.engine, bundle, self._deliver)
         self.hub = Hub(self.process, self.metrics, config.max_queue)
-        self.draining = False
+        watch(self)
+        self.cut = 0
+        """Calls that the end of draining cut off."""
         self._from_database = ring is None and config.auth
         self.ring = ring or KeyRing(keys.list_keys() if self._from_database else ())
 
     @property
     def ready(self) -> bool:
         """Whether tokens can flow, and will go on flowing."""
-        return self.process.ready and not self.draining
+        return self.status == "ready"
+
+    @property
+    def status(self) -> str:
+        """The state of the engine, ``draining``, or ``stalled``: it holds requests and has made no token for too long."""
+        if self.draining:
+            return "draining"
+        if self.process.ready and self.process.silent_s > self.config.observe.unready_after_s:
+            return "stalled"
+        return self.process.state.value
+
+    @property
+    def draining(self) -> bool:
+        """No new requests are accepted."""
+        return self.hub.draining
+
+    @draining.setter
+    def draining(self, value: bool) -> None:
+        self.hub.draining = value
 
     def _deliver(self, events: list) -> None:  # type: ignore[type-arg]
         self.hub.deliver(events)

@@ -10,6 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tuneloop.progress import log
 from tuneloop.serve import keys
+from tuneloop.serve.access_log import refused
 from tuneloop.serve.api_error import ApiError
 from tuneloop.serve.gateway import Gateway
 from tuneloop.serve.keys import Key
@@ -45,6 +46,7 @@ class Guard:
             state["key"] = self._admit(scope["path"], headers.get(b"authorization", b""))
             self._check_length(headers.get(b"content-length", b""))
         except ApiError as error:
+            refused(self._gateway, error)
             await error.response()(scope, receive, answer)
             return
         await self._run(scope, receive, answer)
@@ -112,7 +114,6 @@ class Guard:
         async def labelled(message: Message) -> None:
             if message["type"] == "http.response.start":
                 message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
-                self._gateway.metrics.request(message["status"])
             await send(message)
 
         return labelled

@@ -9,8 +9,10 @@ from collections.abc import Sequence
 
 from tuneloop.engines import EngineProcess
 from tuneloop.errors import ServeError
+from tuneloop.serve.answer import Finish
 from tuneloop.serve.api_error import ApiError
 from tuneloop.serve.metrics import Metrics
+from tuneloop.serve.tally import Tally
 from tuneloop.types import Request, TokenEvent
 
 RETRY_S = (1, 60)
@@ -28,10 +30,8 @@ class Stream:
     def __init__(self, hub: Hub, requests: Sequence[Request]) -> None:
         self._hub, self.requests = hub, tuple(requests)
         self.events: asyncio.Queue[TokenEvent] = asyncio.Queue()
-        self.accepted = time.monotonic()
-        self.last_token: dict[str, float] = {}
-        self.open = {request.id for request in requests}
-        """Ids of those that have not ended."""
+        now = time.monotonic()
+        self.tallies = {request.id: Tally(request, now) for request in requests}
 
     def __enter__(self) -> Stream:
         return self
@@ -53,12 +53,27 @@ class Hub:
     def __init__(self, process: EngineProcess, metrics: Metrics, max_queue: int) -> None:
         self._process, self._metrics, self._max_queue = process, metrics, max_queue
         self._streams: dict[str, Stream] = {}
+        self._placed: set[str] = set()
+        self._line: dict[str, Tally] = {}
         self._mean_s = 1.0
         self.loop: asyncio.AbstractEventLoop | None = None
+        self.draining = False
+        """Accepts nothing any more; what has been accepted goes on."""
 
     @property
     def capacity(self) -> int:
+        """Requests that may be here at once."""
         return self._process.capabilities.max_running + self._max_queue
+
+    @property
+    def running(self) -> int:
+        """Requests with a place in the engine. Engines take requests in order, so it is the first ``max_running``."""
+        return len(self._placed)
+
+    @property
+    def waiting(self) -> int:
+        """Accepted requests that wait for a place."""
+        return len(self._line)
 
     def deliver(self, events: list[TokenEvent]) -> None:
         """Take events from the engine's thread."""
@@ -69,8 +84,10 @@ class Hub:
         """Accept the requests of one call, all or none.
 
         Raises:
-            ApiError: 429 when the queue is full, 503 when the engine is not ready.
+            ApiError: 429 when the queue is full, 503 when the engine is not ready or the gateway drains.
         """
+        if self.draining:
+            raise self._refuse(503, "this server is about to stop; ask another one", "draining", RETRY_S[0])
         if not self._process.ready:
             raise self._refuse(503, "the engine is starting; try again soon", "engine_not_ready", RETRY_S[0])
         if len(self._streams) + len(requests) > self.capacity:
@@ -86,26 +103,49 @@ class Hub:
                 del self._streams[request.id]
                 stream.__exit__()
                 raise self._refuse(503, error.what, "engine_closed", RETRY_S[0]) from error
-            self._metrics.prompt_tokens.inc(len(request.prompt_ids))
+            self._metrics.accepted(len(request.prompt_ids))
+            self._line[request.id] = stream.tallies[request.id]
+            self._fill(stream.tallies[request.id].accepted)
         return stream
 
-    def leave(self, request_id: str) -> None:
-        """The reader is done; what has not ended is cancelled."""
-        stream = self._streams.pop(request_id, None)
-        if stream is not None and request_id in stream.open:
-            self._process.cancel(request_id)
+    def leave(self, request_id: str, finish: Finish | None = None) -> None:
+        """The reader is done; what still runs is cancelled.
 
-    def gauge(self) -> None:
-        """Bring the gauges up to date."""
-        running = sum(key in stream.last_token for key, stream in self._streams.items())
-        self._metrics.running.set(running)
-        self._metrics.waiting.set(len(self._streams) - running)
-        self._metrics.capacity.set(self.capacity)
-        self._metrics.ready.set(self._process.ready)
-        self._metrics.restarts.set(self._process.restarts)
+        Args:
+            request_id: One that has left already is no error.
+            finish: Why the answer is complete; None means as the engine says, or that the client has left.
+        """
+        stream = self._streams.pop(request_id, None)
+        if stream is None:
+            return
+        tally = stream.tallies[request_id]
+        if tally.finish is None:
+            tally.ended = time.monotonic()
+            self._process.cancel(request_id)
+            self._free(request_id, tally.ended)
+            if finish is not None:
+                self._lasted(tally.ended - tally.accepted)
+        ended: Finish = finish or tally.finish or "cancelled"
+        self._metrics.answered(tally, "error" if tally.finish == "error" else ended)
+
+    def _fill(self, now: float) -> None:
+        """Give free places to those that wait, in order."""
+        while self._line and len(self._placed) < self._process.capabilities.max_running:
+            request_id = next(iter(self._line))
+            tally = self._line.pop(request_id)
+            tally.placed = now
+            self._placed.add(request_id)
+            self._metrics.placed(tally)
+
+    def _free(self, request_id: str, now: float) -> None:
+        self._placed.discard(request_id)
+        self._line.pop(request_id, None)
+        self._fill(now)
+
+    def _lasted(self, seconds: float) -> None:
+        self._mean_s += SMOOTHING * (seconds - self._mean_s)
 
     def _refuse(self, status: int, message: str, code: str, seconds: int) -> ApiError:
-        self._metrics.error(code)
         return ApiError(status, message, code=code, headers={"Retry-After": str(seconds)})
 
     def _dispatch(self, events: list[TokenEvent]) -> None:
@@ -116,18 +156,15 @@ class Hub:
                 stream.events.put_nowait(event)
 
     def _count(self, stream: Stream, event: TokenEvent, now: float) -> None:
+        tally = stream.tallies[event.request_id]
+        begun = tally.first_token is not None
+        between = tally.take(event, now)
         if event.token_ids:
             self._metrics.generation_tokens.inc(len(event.token_ids))
-            before = stream.last_token.get(event.request_id)
-            if before is None:
-                self._metrics.first_token.observe(now - stream.accepted)
-            else:
-                self._metrics.inter_token.observe((now - before) / len(event.token_ids))
-            stream.last_token[event.request_id] = now
+        if between is not None:
+            self._metrics.inter_token.observe(between)
+        elif tally.first_token is not None and not begun:
+            self._metrics.first_token(tally)
         if event.finish:
-            stream.open.discard(event.request_id)
-            total = now - stream.accepted
-            self._mean_s += SMOOTHING * (total - self._mean_s)
-            self._metrics.end_to_end.observe(total)
-            self._metrics.model_latency.observe(total)
-            self._metrics.error("engine") if event.finish == "error" else self._metrics.success(event.finish)
+            self._lasted(now - tally.accepted)
+            self._free(event.request_id, now)

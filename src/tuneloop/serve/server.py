@@ -13,7 +13,7 @@ import uvicorn
 
 from tuneloop import models
 from tuneloop.chat import Chat
-from tuneloop.errors import ResourceError, need
+from tuneloop.errors import ResourceError, ServeError, need
 from tuneloop.progress import log
 from tuneloop.serve import keys
 from tuneloop.serve.app import create_app
@@ -33,6 +33,7 @@ class Server(uvicorn.Server):
                 log_level="warning",
                 access_log=False,
                 server_header=False,
+                log_config=None if gateway.logs.active else uvicorn.config.LOGGING_CONFIG,
                 lifespan="on",
                 timeout_graceful_shutdown=int(gateway.config.drain_timeout_s) or 1,
             )
@@ -66,11 +67,18 @@ def serve(bundle_path: Path, config: ServeConfig) -> None:
         fresh = _first_key(config)
         gateway = Gateway(config, bundle, Chat(models.load_tokenizer(bundle)))
         try:
+            gateway.logs.start()
             gateway.process.start()
             _announce(gateway, listener, fresh)
             Server(gateway).run([listener])
+            if gateway.cut:
+                raise ServeError(
+                    f"{gateway.cut} accepted requests were cut off: the time for draining was over before they were",
+                    hint=f"raise serve.drain_timeout_s (now {config.drain_timeout_s:g}) or lower serve.max_tokens",
+                )
         finally:
             gateway.process.close()
+            gateway.logs.stop()
 
 
 def listen(config: ServeConfig) -> socket.socket:

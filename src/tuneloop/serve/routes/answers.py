@@ -24,7 +24,8 @@ Chunks = Iterator[dict[str, Any]]
 def caller(http: HttpRequest, kind: str, user: str | None = None) -> Caller:
     """Who asks; ``kind`` is the prefix of the answer's id, as in OpenAI's API."""
     state = http.state
-    return Caller(f"{kind}-{state.request_id}", state.key, user or "", http.headers.get(CONVERSATION_HEADER, "")[:256])
+    said, trace = http.headers.get(CONVERSATION_HEADER, "")[:256], state.trace
+    return Caller(f"{kind}-{state.request_id}", state.key, user or "", said, trace.traceparent if trace else "")
 
 
 async def answer(

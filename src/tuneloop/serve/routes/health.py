@@ -17,10 +17,8 @@ def add(app: FastAPI, gateway: Gateway) -> None:
     @app.get("/readyz")
     async def readyz() -> JSONResponse:
         """Tokens can flow."""
-        status = "draining" if gateway.draining else gateway.process.state.value
-        return JSONResponse({"status": status}, 200 if gateway.ready else 503)
+        return JSONResponse({"status": gateway.status}, 200 if gateway.ready else 503)
 
     @app.get("/metrics")
     async def metrics() -> Response:
-        gateway.hub.gauge()
         return Response(gateway.metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
