@@ -12,6 +12,7 @@ from __future__ import annotations
 from tuneloop.engines.base import Capabilities, Engine
 from tuneloop.engines.config import EngineConfig, FakeConfig
 from tuneloop.engines.generate import generate
+from tuneloop.engines.grammar import check as check_grammar
 from tuneloop.engines.process import EngineProcess, State
 from tuneloop.engines.process_engine import ProcessEngine
 from tuneloop.engines.registry import choose, create, names
@@ -24,6 +25,7 @@ __all__ = [
     "FakeConfig",
     "ProcessEngine",
     "State",
+    "check_grammar",
     "choose",
     "create",
     "generate",

@@ -1,7 +1,7 @@
 """A ``Grammar`` kept to, token by token, with llguidance (extra ``structured``).
 
-JSON is written on one line, with or without a space after ``:`` and ``,``: white space that a grammar leaves free is
-where small models get lost until ``max_tokens``.
+JSON is written as ``json.dumps`` and Jinja's ``tojson`` write it, on one line with a space after ``:`` and ``,``: white
+space that a grammar leaves free is where small models get lost until ``max_tokens``.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 MAX_GRAMMAR_SYMBOLS = 100_000
 MAX_LEXER_STATES = 50_000
 """About 1 to 2 kB each (llguidance's documentation)."""
-_STYLE = {"whitespace_flexible": False, "key_separator": ": ?", "item_separator": ", ?"}
+_STYLE = {"whitespace_flexible": False, "key_separator": ": ", "item_separator": ", "}
 
 
 def available() -> bool:
@@ -57,13 +57,13 @@ def _literal(text: str, special: Mapping[str, int]) -> str:
 
 
 def check(grammar: Grammar) -> None:
-    """Compile the schema and look at its first step.
+    """Compile the schema and look at its first step. Without llguidance, that is left to the engine.
 
     Raises:
         DataError: It is no schema, says what cannot be kept to, or allows nothing.
     """
-    alone = Grammar(grammar.schema)
-    _first_step(_matcher(_bytes_tokenizer(), lark(alone)))
+    if available():
+        _first_step(_matcher(_bytes_tokenizer(), lark(Grammar(grammar.schema))))
 
 
 def _first_step(matcher: Any) -> None:

@@ -95,7 +95,10 @@ class Piece:
         elif problem := chunk.get("error"):
             job.finish, job.error = "error", str(problem.get("message", problem))
         else:
-            self._take(chunk["__verbose"], chunk["choices"][0].get("logprobs"))
+            try:
+                self._take(chunk["__verbose"], chunk["choices"][0].get("logprobs"))
+            except DataError as broken:  # an exception in this callback would leave llama.cpp waiting for ever
+                job.finish, job.error = "error", broken.what
         return job.finish is not None or self.gap
 
     def _take(self, detail: Mapping[str, Any], logprobs: Mapping[str, Any] | None) -> None:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 
 from tuneloop.errors import DataError
+from tuneloop.serve import structured
 from tuneloop.serve.answer import Answer, Finish, Part, TokenLogprob
 from tuneloop.serve.api_error import ApiError, unsupported
 from tuneloop.serve.asked import Asked, Caller
@@ -46,7 +47,15 @@ class Answering:
         self.prompt_tokens = sum(len(p.ids) for p in prompts)
         requests = list(_requests(gateway, asked, caller, prompts))
         self.answers = [
-            Answer(gateway.chat, p.text, asked.stops, logprobs=asked.logprobs, reasoning=bool(asked.messages))
+            Answer(
+                gateway.chat,
+                p.text,
+                asked.stops,
+                stages=structured.stages(gateway, asked),
+                logprobs=asked.logprobs,
+                reasoning=bool(asked.messages),
+                calls=asked.use is not None,
+            )
             for p in prompts
             for _ in range(asked.n)
         ]
@@ -62,7 +71,8 @@ class Answering:
         """
         if asked.model not in (None, gateway.model):
             raise ApiError(404, f"there is no model {asked.model!r} here", param="model", code="model_not_found")
-        return cls(gateway, asked, caller, await _prompts(gateway, asked))
+        prompts = await _prompts(gateway, asked)
+        return cls(gateway, await structured.prepare(gateway, asked, prompts[0].text), caller, prompts)
 
     def __aiter__(self) -> AsyncIterator[Delta]:
         return self._deltas()
