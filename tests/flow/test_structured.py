@@ -123,6 +123,16 @@ def test_a_json_object_is_an_object(fake: Site) -> None:
     assert json.loads(reply.choices[0].message.content) == {}
 
 
+def test_a_model_that_would_reason_first_answers_at_once_under_a_schema(tiny: Callable[..., Path]) -> None:
+    """DeepSeek-R1's prompt ends inside its reasoning: the JSON must not be taken for a part of it."""
+    with serving(open_bundle(tiny("llama", "r1-distill")), EngineConfig(name="fake")) as (_, url, key):
+        site = Site(url, key)
+        message = site.create(response_format={"type": "json_object"}).choices[0].message
+        called = site.create(tools=[TIME], tool_choice="required").choices[0].message
+    assert (message.content, getattr(message, "reasoning_content", None)) == ("{}", None)
+    assert [c.function.name for c in called.tool_calls] == ["time"]
+
+
 def test_a_required_call_is_one_of_the_functions_with_valid_arguments(real: Site) -> None:
     tools = [openai.pydantic_function_tool(Place), TIME]
     reply = real.client.chat.completions.parse(
