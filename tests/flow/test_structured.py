@@ -307,6 +307,13 @@ def test_a_schema_that_cannot_be_kept_is_a_400_and_the_engine_lives_on(real: Sit
     assert real.post({"max_tokens": 2}).status_code == 200
 
 
+def test_a_schema_that_only_the_engine_refuses_is_a_400_too(fake: Site) -> None:
+    wanted = {"type": "json_schema", "json_schema": {"name": "s", "schema": {"type": "string", "pattern": "a"}}}
+    for stream in (False, True):
+        reply = fake.post({"response_format": wanted, "stream": stream})
+        assert (reply.status_code, reply.json()["error"]["param"]) == (400, "response_format"), reply.text
+
+
 def test_penalties_and_biases_reach_the_engine(real: Site, bundle: Bundle) -> None:
     token = Chat(load_tokenizer(bundle)).tokenizer.convert_tokens_to_ids("Ġcard")
     reply = real.create(max_tokens=3, logit_bias={str(token): 100})

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from tuneloop.engines.base import Capabilities, too_long
 from tuneloop.engines.config import EngineConfig
+from tuneloop.engines.grammar import REFUSED
 from tuneloop.engines.minimal_json import minimal
 from tuneloop.errors import DataError, ServeError
 from tuneloop.models import load_tokenizer
@@ -96,7 +97,7 @@ class FakeEngine:
             if grammar is not None:
                 script = self._ids(f"{grammar.before}{minimal(grammar.schema)}{grammar.after}")
         except DataError as error:
-            self._events.append(TokenEvent(request.id, finish="error", error=f"response_format: {error.what}"))
+            self._events.append(TokenEvent(request.id, finish="error", error=f"{REFUSED}{error.what}"))
         else:
             self._running[request.id] = _Answer(request, script, random.Random(request.sampling.seed))
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+REFUSED = "response_format: "
+"""What the error of a request begins with where its grammar is to blame, not the engine."""
 MAX_GRAMMAR_SYMBOLS = 100_000
 MAX_LEXER_STATES = 50_000
 """About 1 to 2 kB each (llguidance's documentation)."""
@@ -177,7 +179,10 @@ class Guides:
             DataError: Its grammar cannot be kept to.
         """
         assert request.sampling.grammar is not None
-        matcher = _matcher(self._prepared(), self.text(request.sampling.grammar))
+        try:
+            matcher = _matcher(self._prepared(), self.text(request.sampling.grammar))
+        except (DataError, ValueError) as error:
+            raise DataError(f"{REFUSED}{error.what if isinstance(error, DataError) else error}") from error
         return Guide(matcher, request.stop_ids, self._vocabulary)
 
     def text(self, grammar: Grammar) -> str:
@@ -222,10 +227,12 @@ class Guides:
         for request, future in done:
             del self._pending[request.id]
             error = future.exception()
-            if isinstance(error, TuneloopError):
-                out.append((request, f"response_format: {error.what}"))
-            else:
+            if error is None:
                 out.append((request, future.result()))
+            else:  # whatever it was, this request must end and the others go on
+                out.append(
+                    (request, error.what if isinstance(error, TuneloopError) else f"{type(error).__name__}: {error}")
+                )
         return out
 
     def cancel(self, request_id: str) -> bool:

@@ -33,7 +33,7 @@ from tuneloop.engines.config import EngineConfig
 from tuneloop.engines.gguf_header import context_length
 from tuneloop.engines.llamacpp_piece import Guided, Job, Piece, Said
 from tuneloop.engines.platform import available_threads, keep_signal_handlers
-from tuneloop.errors import ModelError, ServeError, need
+from tuneloop.errors import ModelError, ServeError, TuneloopError, need
 from tuneloop.models import load_tokenizer
 from tuneloop.types import FinishReason, Request, TokenEvent
 
@@ -157,6 +157,8 @@ class LlamaCppEngine:
     def _run(self, job: Job, slot: int) -> None:
         try:
             finish, error = self._answer(job, slot), None
+        except TuneloopError as problem:
+            finish, error = "error", problem.what
         except Exception as problem:  # whatever it was, the request must end
             finish, error = "error", f"{type(problem).__name__}: {problem}"
         with self._lock:

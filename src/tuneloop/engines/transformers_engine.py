@@ -242,7 +242,11 @@ class TransformersEngine:
             else:
                 k = sequence.request.sampling.top_logprobs
                 top = (most_probable(logits_BV[b], normaliser_B[b], k),) if k else ()
-                event = TokenEvent(sequence.request.id, (token,), (logprobs[b],), self._took(sequence, token), top=top)
+                try:
+                    finish = self._took(sequence, token)
+                    event = TokenEvent(sequence.request.id, (token,), (logprobs[b],), finish, top=top)
+                except DataError as error:  # the grammar has become too complex
+                    event = TokenEvent(sequence.request.id, finish="error", error=error.what)
             events.append(event)
             if event.finish:
                 finished.append(sequence)

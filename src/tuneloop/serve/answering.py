@@ -91,7 +91,7 @@ class Answering:
             if answer.finish:
                 continue
             if event.finish in ("error", "cancelled"):
-                raise ApiError(500, f"the engine failed: {event.error or 'it was stopped'}", code="engine_error")
+                raise structured.failed(event.error)
             parts = answer.add(event)
             if answer.finish:
                 left -= 1

@@ -10,7 +10,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from tuneloop.chat import opens_reasoning
-from tuneloop.engines import check_grammar
+from tuneloop.engines import REFUSED, check_grammar
 from tuneloop.errors import DataError, MissingExtraError, need
 from tuneloop.serve.api_error import ApiError, unsupported
 from tuneloop.serve.asked import Asked, ToolUse
@@ -74,6 +74,13 @@ async def _compile(grammar: Grammar, param: str) -> None:
             check_grammar(grammar)
     except DataError as error:
         raise ApiError(400, f"{param}: {error.what}", param=param, code="invalid_schema") from error
+
+
+def failed(error: str | None) -> ApiError:
+    """What a failed answer is called: its schema may be to blame, which nobody saw before the engine did."""
+    if error and error.startswith(REFUSED):
+        return ApiError(400, error, param="response_format", code="invalid_schema")
+    return ApiError(500, f"the engine failed: {error or 'it was stopped'}", code="engine_error")
 
 
 def stages(gateway: Gateway, asked: Asked) -> list[ToolStage]:
