@@ -8,9 +8,10 @@ chat.stream()                        token ids -> text, never half a character
 
 from __future__ import annotations
 
+from tuneloop.chat.calls import CallFormat
 from tuneloop.chat.chat import Chat
 from tuneloop.chat.reasoning import opens_reasoning, split_reasoning
 from tuneloop.chat.stream import Detokenizer, StopStrings
 from tuneloop.chat.templates import BUILT_IN
 
-__all__ = ["BUILT_IN", "Chat", "Detokenizer", "StopStrings", "opens_reasoning", "split_reasoning"]
+__all__ = ["BUILT_IN", "CallFormat", "Chat", "Detokenizer", "StopStrings", "opens_reasoning", "split_reasoning"]

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from tuneloop.chat import templates
 from tuneloop.chat import tools as functions
+from tuneloop.chat.calls import PROBE, CallFormat
 from tuneloop.chat.examples import encode
 from tuneloop.chat.hidden import MARK, Hidden
 from tuneloop.chat.reasoning import CLOSE, OPEN, answer_text, separate, split_reasoning
@@ -65,6 +66,15 @@ class Chat:
     @cached_property
     def _dialect(self) -> functions.Dialect | None:
         return functions.find_dialect(lambda plain, schemas: self._apply(plain, schemas, generation=False))
+
+    @cached_property
+    def call_format(self) -> CallFormat | None:
+        """How this model writes calls; None where its template's way is not known here."""
+        message = Message("assistant", "", tool_calls=(PROBE,))
+        try:
+            return CallFormat.of(functions.call_text(message) if self._dialect is None else self._calls_text(message))
+        except DataError:
+            return None
 
     def render(self, messages: Sequence[Message], *, generation: bool, tools: str | None = None) -> str:
         """The prompt as text; with ``generation`` it ends where the assistant begins to write.
@@ -191,8 +201,10 @@ class Chat:
         stream = self.stream()
         return stream.feed(ids) + stream.finish()
 
-    def stream(self) -> Detokenizer:
-        return Detokenizer(self.tokenizer)
+    def stream(self, *, calls: bool = False) -> Detokenizer:
+        """The text of an answer while it arrives; with ``calls``, control tokens that mark calls are part of it."""
+        markers = self.call_format.syntax.markers if calls and self.call_format else ()
+        return Detokenizer(self.tokenizer, frozenset(self._added[m] for m in markers if m in self._added))
 
     def token_bytes(self, token_id: int) -> bytes:
         """What one token stands for; half a character is half a character."""

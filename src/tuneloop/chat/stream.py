@@ -62,14 +62,15 @@ class Detokenizer:
 
     Args:
         tokenizer: A Hugging Face tokenizer.
+        keep: Special tokens that are part of the text all the same.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, keep: frozenset[int] = frozenset()) -> None:
         self._step: Callable[[Sequence[int], bool], str]
         self._tokenizer = tokenizer
+        self._special = special_ids(tokenizer) - keep
         if is_byte_level(tokenizer):
             self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
-            self._special = special_ids(tokenizer)
             self._step = self._bytes_step
         else:
             self._ids: list[int] = []
@@ -94,12 +95,12 @@ class Detokenizer:
         A run of byte tokens (``<0xE4>``) waits for its end: decoders with byte fallback replace the whole run when one
         byte in it is wrong.
         """
-        self._ids += ids
+        self._ids += [i for i in ids if i not in self._special]
         certain = len(self._ids)
         while not final and certain and _BYTE_TOKEN.fullmatch(self._token(self._ids[certain - 1])):
             certain -= 1
         text: str = self._tokenizer.decode(
-            self._ids[:certain], skip_special_tokens=True, clean_up_tokenization_spaces=False
+            self._ids[:certain], skip_special_tokens=False, clean_up_tokenization_spaces=False
         )
         new, self._sent = text[len(self._sent) :], max(text, self._sent, key=len)
         return new

@@ -12,11 +12,14 @@ from __future__ import annotations
 from tuneloop.engines.base import Capabilities, Engine, EngineStats, ReportsStats
 from tuneloop.engines.config import EngineConfig, FakeConfig
 from tuneloop.engines.generate import generate
+from tuneloop.engines.grammar import REFUSED
+from tuneloop.engines.grammar import check as check_grammar
 from tuneloop.engines.process import EngineProcess, State
 from tuneloop.engines.process_engine import ProcessEngine
 from tuneloop.engines.registry import choose, create, names
 
 __all__ = [
+    "REFUSED",
     "Capabilities",
     "Engine",
     "EngineConfig",
@@ -26,6 +29,7 @@ __all__ = [
     "ProcessEngine",
     "ReportsStats",
     "State",
+    "check_grammar",
     "choose",
     "create",
     "generate",

@@ -1,7 +1,11 @@
 """An engine without a model: instant, deterministic, and able to fail on purpose. For tests and for measuring gateways.
 
 It echoes the prompt, one token a step, and ends where the prompt ends (``stop``), at a stop token (``stop``) or at
-``max_tokens`` (``length``). With a temperature it draws tokens of the prompt by seed.
+``max_tokens`` (``length``). With a temperature it draws tokens of the prompt by seed. With a grammar it writes the
+shortest JSON that is allowed.
+
+It has no logits; so that bias and penalties have something to move, the token that it would say counts as having
+``FAVOURED`` and every other token of its source as having 0. The largest wins, the earliest where two are equal.
 """
 
 from __future__ import annotations
@@ -11,36 +15,48 @@ import os
 import random
 import signal
 import time
-from collections import deque
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections import Counter, deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from tuneloop.engines.base import Capabilities, EngineStats, too_long
 from tuneloop.engines.config import EngineConfig
-from tuneloop.errors import ServeError
+from tuneloop.engines.grammar import REFUSED
+from tuneloop.engines.minimal_json import minimal
+from tuneloop.errors import DataError, ServeError
+from tuneloop.models import load_tokenizer
 from tuneloop.types import FinishReason, Request, TokenEvent
 
 if TYPE_CHECKING:
     from tuneloop.models import Bundle
 
 
+MAX_TOP_LOGPROBS = 20
+FAVOURED = 5.0
+"""Logits."""
+
+
 class FakeEngine:
     """See the module.
 
     Args:
-        bundle: Not read.
+        bundle: Its tokenizer is read for answers with a grammar; nothing else is.
         config: ``config.fake`` says how to answer and when to fail.
     """
 
     name = "fake"
 
     def __init__(self, bundle: Bundle | None, config: EngineConfig) -> None:
-        self._config = config.fake
+        self._config, self._bundle = config.fake, bundle
         context = min(config.context_tokens or self._config.context_tokens, self._config.context_tokens)
         self.capabilities = Capabilities(
             logprobs=True,
             seed=True,
             sampling=True,
+            penalties=True,
+            logit_bias=True,
+            top_logprobs=MAX_TOP_LOGPROBS,
+            grammar=bundle is not None,
             score=True,
             batch_invariant=True,
             max_context_tokens=context,
@@ -52,6 +68,7 @@ class FakeEngine:
         self._made, self._closed = 0, False
         self._queries = self._hits = 0
         self._last: tuple[int, ...] = ()
+        self._tokenizer: Any = None
 
     def submit(self, request: Request) -> None:
         if self._closed:
@@ -71,13 +88,29 @@ class FakeEngine:
             self._queries += len(request.prompt_ids)
             self._hits += len(request.prompt_ids) if request.prompt_ids == self._last else 0
             self._last = request.prompt_ids
-            self._running[request.id] = _Answer(request, self._config.answer_ids, random.Random(request.sampling.seed))
+            self._begin(request)
         if self._running:
             self._step()
         elif not self._events:
             time.sleep(timeout_s)
         events, self._events = list(self._events), deque()
         return events
+
+    def _begin(self, request: Request) -> None:
+        grammar, script = request.sampling.grammar, self._config.answer_ids
+        try:
+            if grammar is not None:
+                script = self._ids(f"{grammar.before}{minimal(grammar.schema)}{grammar.after}")
+        except DataError as error:
+            self._events.append(TokenEvent(request.id, finish="error", error=f"{REFUSED}{error.what}"))
+        else:
+            self._running[request.id] = _Answer(request, script, random.Random(request.sampling.seed))
+
+    def _ids(self, text: str) -> tuple[int, ...]:
+        assert self._bundle is not None
+        if self._tokenizer is None:
+            self._tokenizer = load_tokenizer(self._bundle)
+        return tuple(self._tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def cancel(self, request_id: str) -> None:
         if self._running.pop(request_id, None) or self._waiting.pop(request_id, None):
@@ -107,7 +140,8 @@ class FakeEngine:
             ids = () if token is None else (token,)
             self._made += len(ids)
             if ids or finish:
-                self._events.append(TokenEvent(answer.request.id, ids, tuple(map(_logprob, ids)), finish))
+                top = tuple(map(answer.alternatives, ids)) if answer.request.sampling.top_logprobs else ()
+                self._events.append(TokenEvent(answer.request.id, ids, tuple(map(_logprob, ids)), finish, top=top))
             if finish:
                 del self._running[answer.request.id]
 
@@ -132,6 +166,7 @@ class _Answer:
     script: tuple[int, ...]
     draw: random.Random
     made: int = 0
+    counts: Counter[int] = field(default_factory=Counter)
 
     def next(self, context_tokens: int) -> tuple[int | None, FinishReason | None]:
         prompt, sampling = self.request.prompt_ids, self.request.sampling
@@ -141,10 +176,31 @@ class _Answer:
         if self.made >= len(source):
             return None, "stop"
         token = self.draw.choice(source) if sampling.temperature and not self.script else source[self.made]
+        if sampling.grammar is None:
+            token = self._moved(token, source)
         if token in self.request.stop_ids:
             return None, "stop"
         self.made += 1
+        self.counts[token] += 1
         return token, "length" if self.made == sampling.max_tokens else None
+
+    def _moved(self, token: int, source: tuple[int, ...]) -> int:
+        """What bias and penalties make of a choice."""
+        sampling, bias = self.request.sampling, dict(self.request.sampling.logit_bias)
+        if not (bias or sampling.presence_penalty or sampling.frequency_penalty):
+            return token
+
+        def value(other: int) -> float:
+            count = self.counts[other]
+            loss = sampling.presence_penalty + count * sampling.frequency_penalty if count else 0.0
+            return (FAVOURED if other == token else 0.0) + bias.get(other, 0.0) - loss
+
+        return max(dict.fromkeys((token, *source, *bias)), key=value)
+
+    def alternatives(self, token: int) -> tuple[tuple[int, float], ...]:
+        """The tokens after this one, each half as probable as the one before."""
+        best, count = _logprob(token), self.request.sampling.top_logprobs
+        return tuple((token + i, best - i * math.log(2)) for i in range(count))
 
 
 def _logprob(token: int) -> float:

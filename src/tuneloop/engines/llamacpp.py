@@ -1,12 +1,15 @@
 """GGUF on llama.cpp, through the ``xllamacpp`` wheel (llama.cpp's server as a library).
 
 llama.cpp's own tokenizer, template and HTTP interface are not used; it is given token ids and gives token ids back.
-Three habits of its server are corrected here:
+Four habits of its server are corrected here:
 
 * Its stream leaves out the ids of tokens that end inside a UTF-8 character (rare Chinese characters, emoji). A gap
   shows in the token count; the stream is then left, and the missing tokens are made again, two or three at a time and
   without streaming, where all ids are reported.
 * It always ends at the model's own end tokens. Here ``stop_ids`` decide; at another end token the answer goes on.
+* A second piece would begin the answer's grammar anew, so an answer with a grammar is one stream, and tokens that it
+  leaves out are found again from the text. Each token is held against the grammar here too: llama.cpp goes on without
+  a grammar that it cannot read, and says nothing.
 * It installs signal handlers and opens an HTTP port. The handlers are put back; the port is a socket in a private
   folder behind a random key.
 """
@@ -19,25 +22,26 @@ import shutil
 import tempfile
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tuneloop.engines import grammar
 from tuneloop.engines.base import Capabilities, EngineStats, too_long
 from tuneloop.engines.config import EngineConfig
 from tuneloop.engines.gguf_header import context_length
+from tuneloop.engines.llamacpp_piece import Guided, Job, Piece, Said
 from tuneloop.engines.platform import available_threads, keep_signal_handlers
-from tuneloop.errors import ModelError, ServeError, need
-from tuneloop.types import FinishReason, Request, Sampling, TokenEvent
+from tuneloop.errors import ModelError, ServeError, TuneloopError, need
+from tuneloop.models import load_tokenizer
+from tuneloop.types import FinishReason, Request, TokenEvent
 
 if TYPE_CHECKING:
     from tuneloop.models import Bundle
 
 _REPAIR_TOKENS = 3
-_RANDOM_SEED = 0xFFFFFFFF
-"""llama.cpp's word for "draw a seed"."""
+MAX_TOP_LOGPROBS = 20
 _LONGEST_SOCKET_FOLDER = 90
 """A socket's path has at most 107 bytes (unix(7))."""
 
@@ -71,14 +75,22 @@ class LlamaCppEngine:
             )
         context = config.context_of(context_length(bundle.gguf_file))
         self.capabilities = Capabilities(
-            logprobs=True, seed=True, sampling=True, max_context_tokens=context, max_running=config.max_running
+            logprobs=True,
+            seed=True,
+            sampling=True,
+            logit_bias=True,
+            top_logprobs=MAX_TOP_LOGPROBS,
+            grammar=grammar.available(),
+            max_context_tokens=context,
+            max_running=config.max_running,
         )
+        self._guides = grammar.Guides(lambda: load_tokenizer(bundle))
         self._prefix_cache = config.prefix_cache
         self._server = _start(xllamacpp, bundle.gguf_file, context, config)
         self._pool = ThreadPoolExecutor(config.max_running, "llamacpp")
         self._lock = threading.Lock()
-        self._waiting: deque[_Job] = deque()
-        self._jobs: dict[str, _Job] = {}
+        self._waiting: deque[Job] = deque()
+        self._jobs: dict[str, Job] = {}
         self._idle: dict[int, tuple[int, ...]] = dict.fromkeys(range(config.max_running), ())
         self._events: queue.SimpleQueue[TokenEvent] = queue.SimpleQueue()
         self._closed = False
@@ -93,7 +105,7 @@ class LlamaCppEngine:
             if problem := too_long(len(request.prompt_ids), self.capabilities.max_context_tokens):
                 self._events.put(TokenEvent(request.id, finish="error", error=problem))
                 return
-            job = self._jobs[request.id] = _Job(request)
+            job = self._jobs[request.id] = Job(request)
             self._waiting.append(job)
             self._start_waiting()
 
@@ -138,6 +150,7 @@ class LlamaCppEngine:
             for job in self._jobs.values():
                 job.cancelled = True
         self._pool.shutdown(wait=True)
+        self._guides.close()
         del self._server  # joins llama.cpp's loop
 
     def _start_waiting(self) -> None:
@@ -152,9 +165,11 @@ class LlamaCppEngine:
             del self._idle[slot]
             self._pool.submit(self._run, job, slot)
 
-    def _run(self, job: _Job, slot: int) -> None:
+    def _run(self, job: Job, slot: int) -> None:
         try:
             finish, error = self._answer(job, slot), None
+        except TuneloopError as problem:
+            finish, error = "error", problem.what
         except Exception as problem:  # whatever it was, the request must end
             finish, error = "error", f"{type(problem).__name__}: {problem}"
         with self._lock:
@@ -163,92 +178,33 @@ class LlamaCppEngine:
             if not self._closed:
                 self._start_waiting()
 
-    def _finish(self, job: _Job, finish: FinishReason, error: str | None = None) -> None:
+    def _finish(self, job: Job, finish: FinishReason, error: str | None = None) -> None:
         del self._jobs[job.request.id]
         self._events.put(TokenEvent(job.request.id, finish=finish, error=error))
 
-    def _answer(self, job: _Job, slot: int) -> FinishReason:
+    def _answer(self, job: Job, slot: int) -> FinishReason:
         """Stream piece by piece; a gap in the stream is filled without streaming, then the stream goes on."""
         sampling = job.request.sampling
+        guided = None
+        if sampling.grammar is not None:
+            guided = Guided(self._guides, self._guides.make(job.request), self._guides.text(sampling.grammar))
         room = min(sampling.max_tokens, (self.capabilities.max_context_tokens or 0) - len(job.request.prompt_ids))
         streaming = True
         while job.finish is None:
             if (left := room - len(job.made)) <= 0:
                 return "length"
-            piece = _Piece(job, self._emit, left if streaming else min(left, _REPAIR_TOKENS), streaming)
+            piece = Piece(job, self._emit, left if streaming else min(left, _REPAIR_TOKENS), streaming, guided)
             self._server.handle_completions(piece.body(slot, self._prefix_cache), piece.on_chunk)
             if piece.count == 0 and not piece.gap and job.finish is None:
                 return "length"
             streaming = not piece.gap
         return job.finish
 
-    def _emit(self, job: _Job, token: int, logprobs: tuple[float, ...]) -> None:
+    def _emit(self, job: Job, token: int, said: Said | None) -> None:
         job.made.append(token)
-        self._events.put(TokenEvent(job.request.id, (token,), logprobs))
-
-
-@dataclass(eq=False, slots=True)
-class _Job:
-    """A request and how far it is."""
-
-    request: Request
-    made: list[int] = field(default_factory=list)
-    cancelled: bool = False
-    finish: FinishReason | None = None
-    error: str | None = None
-
-
-@dataclass(eq=False, slots=True)
-class _Piece:
-    """One call of llama.cpp: a stream, or a few tokens that a stream would have left out."""
-
-    job: _Job
-    emit: Callable[[_Job, int, tuple[float, ...]], None]
-    tokens: int
-    streaming: bool
-    count: int = 0
-    gap: bool = False
-
-    def body(self, slot: int, prefix_cache: bool) -> dict[str, Any]:
-        made = self.job.made
-        return _sampling(self.job.request.sampling, len(made)) | {
-            "prompt": [*self.job.request.prompt_ids, *made],
-            "n_predict": self.tokens,
-            "stream": self.streaming,
-            "id_slot": slot,
-            "cache_prompt": prefix_cache or bool(made),  # what this answer itself has computed is always kept
-            "logprobs": 1,
-            "return_tokens": True,
-            "verbose": True,  # the only way to token ids in this route
-        }
-
-    def on_chunk(self, chunk: Mapping[str, Any]) -> bool:
-        """Take a chunk; True tells llama.cpp to stop."""
-        job = self.job
-        if job.cancelled:
-            job.finish = "cancelled"
-        elif problem := chunk.get("error"):
-            job.finish, job.error = "error", str(problem.get("message", problem))
-        else:
-            self._take(chunk["__verbose"], chunk["choices"][0].get("logprobs"))
-        return job.finish is not None or self.gap
-
-    def _take(self, detail: Mapping[str, Any], logprobs: Mapping[str, Any] | None) -> None:
-        tokens = detail["tokens"]
-        if self.streaming and detail["tokens_predicted"] != self.count + len(tokens):
-            self.gap = True  # what this chunk brings comes after the gap; it is made again
-            return
-        values: list[tuple[float, ...]] = [(entry["logprob"],) for entry in (logprobs or {}).get("content", ())]
-        if len(values) != len(tokens):
-            values = [()] * len(tokens)
-        for token, value in zip(tokens, values, strict=True):
-            self.count += 1
-            if token in self.job.request.stop_ids:
-                self.job.finish = "stop"
-                return
-            self.emit(self.job, token, value)
-        if self.streaming and detail.get("stop") and detail.get("stop_type") == "limit":
-            self.job.finish = "length"
+        logprobs = () if said is None else (said.logprob,)
+        top = (said.top,) if said is not None and job.request.sampling.top_logprobs else ()
+        self._events.put(TokenEvent(job.request.id, (token,), logprobs, top=top))
 
 
 def _start(xllamacpp: Any, file: Path, context: int, config: EngineConfig) -> Any:
@@ -278,21 +234,6 @@ def _start(xllamacpp: Any, file: Path, context: int, config: EngineConfig) -> An
         ) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)  # nobody is meant to connect
-
-
-def _sampling(sampling: Sampling, made: int) -> dict[str, Any]:
-    """llama.cpp's words. Temperature comes first, as in transformers and vLLM; its own order cuts first."""
-    if sampling.temperature == 0:
-        return {"temperature": 0.0, "top_k": 1, "samplers": ["top_k"]}
-    seed = _RANDOM_SEED if sampling.seed is None else (sampling.seed + made) % _RANDOM_SEED
-    return {
-        "temperature": sampling.temperature,
-        "top_k": sampling.top_k,
-        "top_p": sampling.top_p,
-        "min_p": 0.0,
-        "seed": seed,
-        "samplers": ["temperature", "top_k", "top_p"],
-    }
 
 
 def _common_prefix(a: Sequence[int], b: Sequence[int]) -> int:

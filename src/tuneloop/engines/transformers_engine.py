@@ -15,10 +15,12 @@ from itertools import islice
 import torch
 from torch import Tensor
 
+from tuneloop.engines import grammar
 from tuneloop.engines.base import Capabilities, EngineStats, too_long
+from tuneloop.engines.choose_token import Chooser, most_probable
 from tuneloop.engines.config import EngineConfig
 from tuneloop.engines.kv import Group, Pass, Piece, PrefixPass
-from tuneloop.errors import ServeError
+from tuneloop.errors import DataError, ServeError
 from tuneloop.models import (
     ATTENTION,
     Bundle,
@@ -27,6 +29,7 @@ from tuneloop.models import (
     hidden_states,
     layout,
     load_model,
+    load_tokenizer,
     register,
     root_keys_values,
 )
@@ -44,6 +47,9 @@ PREFILL_TOKENS = 2048
 SCORE_TOKENS = 4096
 """Tokens of one scoring pass (at least one sequence)."""
 
+MAX_TOP_LOGPROBS = 20
+"""As in OpenAI's API."""
+
 
 @dataclass(slots=True)
 class _Sequence:
@@ -53,7 +59,7 @@ class _Sequence:
     group: Group
     slot: int
     feed: tuple[int, ...]
-    generator: torch.Generator | None
+    chooser: Chooser
     made: int = 0
     stop_ids: frozenset[int] = field(default_factory=frozenset)
 
@@ -84,10 +90,17 @@ class TransformersEngine:
             logprobs=True,
             seed=True,
             sampling=True,
+            penalties=True,
+            logit_bias=True,
+            top_logprobs=MAX_TOP_LOGPROBS,
+            grammar=grammar.available(),
             score=True,
             max_context_tokens=None if context is None else context - self._virtual,
             max_running=config.max_running,
         )
+        self._vocabulary = int(text.vocab_size)
+        self._guides = grammar.Guides(lambda: load_tokenizer(bundle), self._vocabulary)
+        self._guide_of: dict[str, grammar.Guide] = {}
         self._share = config.prefix_cache
         self._max_running = config.max_running
         self._waiting: deque[Request] = deque()
@@ -102,10 +115,14 @@ class TransformersEngine:
         """Queue a request. One that cannot fit the context is answered with an error event."""
         if self._closed:
             raise ServeError("the engine is closed", hint="create it again")
-        if request.id in self._held():
+        if request.id in self._held() or request.id in self._guides:
             raise ServeError(f"request {request.id!r} is already in flight", hint="give every request its own id")
         if why := too_long(len(request.prompt_ids), self.capabilities.max_context_tokens):
             self._ended.append(TokenEvent(request.id, finish="error", error=why))
+        elif bad := [t for t, _ in request.sampling.logit_bias if not 0 <= t < self._vocabulary]:
+            self._ended.append(TokenEvent(request.id, finish="error", error=f"logit_bias: there is no token {bad[0]}"))
+        elif request.sampling.grammar is not None:
+            self._guides.begin(request)
         else:
             self._waiting.append(request)
 
@@ -116,13 +133,23 @@ class TransformersEngine:
         """Drop a request; it ends with ``cancelled``. An unknown id is ignored: it may just have finished."""
         for request in [r for r in self._waiting if r.id == request_id]:
             self._waiting.remove(request)
+            self._guide_of.pop(request_id, None)
             self._ended.append(TokenEvent(request_id, finish="cancelled"))
         for sequence in [s for s in self._running if s.request.id == request_id]:
             self._release(sequence)
             self._ended.append(TokenEvent(request_id, finish="cancelled"))
+        if self._guides.cancel(request_id):
+            self._ended.append(TokenEvent(request_id, finish="cancelled"))
 
     def poll(self, timeout_s: float = 0.0) -> list[TokenEvent]:
         """Advance every running sequence by one token; without work, wait up to ``timeout_s`` seconds."""
+        busy = bool(self._waiting or self._running or self._ended)
+        for request, guide in self._guides.ready(0.0 if busy else timeout_s) if self._guides else ():
+            if isinstance(guide, str):
+                self._ended.append(TokenEvent(request.id, finish="error", error=guide))
+            else:
+                self._guide_of[request.id] = guide
+                self._waiting.append(request)
         events, self._ended = self._ended, []
         if self._waiting or self._running:
             events += self._advance()
@@ -171,20 +198,10 @@ class TransformersEngine:
                     group,
                     group.add(),
                     request.prompt_ids[len(group.prefix) :],
-                    self._generator(request),
+                    Chooser(request, self.device, self._guide_of.pop(request.id, None)),
                     stop_ids=frozenset(request.stop_ids),
                 )
             )
-
-    def _generator(self, request: Request) -> torch.Generator | None:
-        if request.sampling.temperature <= 0:
-            return None
-        generator = torch.Generator(device=self.device)
-        if request.sampling.seed is not None:
-            generator.manual_seed(request.sampling.seed)
-        else:
-            generator.seed()
-        return generator
 
     def _group_for(self, prompt: tuple[int, ...]) -> Group:
         """The group with the longest beginning of this prompt; a new one where others share more of it."""
@@ -213,34 +230,58 @@ class TransformersEngine:
         return Group(prefix, shared=dict(self._root), virtual=self._virtual)
 
     def _choose(self, logits_BV: Tensor) -> list[TokenEvent]:
-        """Draw a token for every sequence; finished ones leave the batch."""
-        greedy_B = logits_BV.argmax(-1).tolist()
+        """Choose a token for every sequence; finished ones leave the batch."""
+        chosen, failed = self._chosen(logits_BV)
         normaliser_B = logits_BV.logsumexp(-1)
-        chosen = [
-            g if s.generator is None else _draw(logits_BV[b], s.request, s.generator)
-            for b, (s, g) in enumerate(zip(self._running, greedy_B, strict=True))
-        ]
         picked = logits_BV.gather(1, torch.tensor(chosen, device=self.device)[:, None])[:, 0]
         logprobs = (picked - normaliser_B).tolist()
-        events = []
-        limit = self.capabilities.max_context_tokens
+        events: list[TokenEvent] = []
         finished: list[_Sequence] = []
-        for sequence, token, logprob in zip(self._running, chosen, logprobs, strict=True):
-            request = sequence.request
-            if token in sequence.stop_ids:
-                events.append(TokenEvent(request.id, finish="stop"))
-                finished.append(sequence)
-                continue
-            sequence.made += 1
-            sequence.feed = (token,)
-            full = limit is not None and len(request.prompt_ids) + sequence.made >= limit
-            finish: FinishReason | None = "length" if full or sequence.made >= request.sampling.max_tokens else None
-            events.append(TokenEvent(request.id, (token,), (logprob,), finish))
-            if finish:
+        for b, (sequence, token) in enumerate(zip(self._running, chosen, strict=True)):
+            if b in failed:
+                event = TokenEvent(sequence.request.id, finish="error", error=failed[b])
+            elif self._ends(sequence, token):
+                event = TokenEvent(sequence.request.id, finish="stop")
+            else:
+                k = sequence.request.sampling.top_logprobs
+                top = (most_probable(logits_BV[b], normaliser_B[b], k),) if k else ()
+                try:
+                    finish = self._took(sequence, token)
+                    event = TokenEvent(sequence.request.id, (token,), (logprobs[b],), finish, top=top)
+                except DataError as error:  # the grammar has become too complex
+                    event = TokenEvent(sequence.request.id, finish="error", error=error.what)
+            events.append(event)
+            if event.finish:
                 finished.append(sequence)
         for sequence in finished:
             self._release(sequence)
         return events
+
+    def _chosen(self, logits_BV: Tensor) -> tuple[list[int], dict[int, str]]:
+        """A token for each row, and why there is none for some (their token means nothing)."""
+        chosen: list[int] = logits_BV.argmax(-1).tolist()
+        failed: dict[int, str] = {}
+        for b, sequence in enumerate(self._running):
+            if not sequence.chooser.plainly_greedy:
+                try:
+                    chosen[b] = sequence.chooser.choose(logits_BV[b])
+                except DataError as error:
+                    failed[b] = error.what
+        return chosen, failed
+
+    def _ends(self, sequence: _Sequence, token: int) -> bool:
+        return token in sequence.stop_ids or (sequence.chooser.guide is not None and token in self._guides.ends)
+
+    def _took(self, sequence: _Sequence, token: int) -> FinishReason | None:
+        """Make a token part of the answer; the reason if it was the last."""
+        complete = sequence.chooser.took(token)
+        sequence.made += 1
+        sequence.feed = (token,)
+        request, limit = sequence.request, self.capabilities.max_context_tokens
+        full = limit is not None and len(request.prompt_ids) + sequence.made >= limit
+        if complete:
+            return "stop"
+        return "length" if full or sequence.made >= request.sampling.max_tokens else None
 
     def _release(self, sequence: _Sequence) -> None:
         self._running.remove(sequence)
@@ -284,7 +325,8 @@ class TransformersEngine:
     def close(self) -> None:
         """Drop everything; requests still running end without an event."""
         self._closed = True
-        for held in (self._waiting, self._running, self._groups, self._ended):
+        self._guides.close()
+        for held in (self._waiting, self._running, self._groups, self._ended, self._guide_of):
             held.clear()
 
 
@@ -301,18 +343,3 @@ def _common(a: Sequence[int], b: Sequence[int]) -> int:
             break
         n += 1
     return n
-
-
-def _draw(logits_V: Tensor, request: Request, generator: torch.Generator) -> int:
-    """Temperature, then top-k, then top-p (nucleus; Holtzman et al., 2020), then one draw."""
-    sampling = request.sampling
-    scaled = logits_V / sampling.temperature
-    if sampling.top_k:
-        kth = scaled.topk(min(sampling.top_k, len(scaled))).values[-1]
-        scaled = scaled.masked_fill(scaled < kth, -torch.inf)
-    p_V = scaled.softmax(-1)
-    if sampling.top_p < 1:
-        ordered, index = p_V.sort(descending=True)
-        ordered[ordered.cumsum(0) - ordered >= sampling.top_p] = 0.0
-        return int(index[torch.multinomial(ordered, 1, generator=generator)])
-    return int(torch.multinomial(p_V, 1, generator=generator))

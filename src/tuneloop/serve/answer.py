@@ -13,7 +13,7 @@ from tuneloop.types import FinishReason, TokenEvent
 
 Kind = Literal["reasoning", "content", "call"]
 Part = tuple[Kind, str]
-"""A piece of an answer. A ``call`` is a whole one: a JSON object with name and arguments."""
+"""A piece of an answer. A ``call`` is a whole one: a JSON object with name and arguments, both text."""
 Finish = FinishReason | Literal["tool_calls", "content_filter"]
 
 
@@ -50,6 +50,7 @@ class Answer:
         stops: Stop strings.
         stages: What the parts go through, in order.
         logprobs: Keep every token's probability for ``take_logprobs``.
+        calls: Control tokens that mark calls are part of the text, for the stage that reads them.
         reasoning: Tell reasoning from content; a raw continuation is content only.
     """
 
@@ -62,9 +63,10 @@ class Answer:
         stages: Sequence[PartStage] = (),
         logprobs: bool = False,
         reasoning: bool = True,
+        calls: bool = False,
     ) -> None:
         self._chat, self._stages = chat, stages
-        self._text, self._stops = chat.stream(), StopStrings(stops)
+        self._text, self._stops = chat.stream(calls=calls), StopStrings(stops)
         self._split = ReasoningStream(prompt) if reasoning else None
         self._parts: list[Part] = []
         self._logprobs: deque[tuple[int, TokenLogprob]] | None = deque() if logprobs else None
@@ -91,7 +93,8 @@ class Answer:
                 ended = stage.ended
         if ended:
             said = next((s.ended for s in reversed(self._stages) if s.ended), None)
-            self.finish = ended if ended == "error" else said or ended
+            kept = ended == "error" or (said == "tool_calls" and ended != "stop")  # cut off is cut off, calls or not
+            self.finish = ended if kept else said or ended
         self._parts += parts
         return parts
 

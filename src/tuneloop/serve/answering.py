@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass, replace
 
 from tuneloop.errors import DataError
+from tuneloop.serve import structured
 from tuneloop.serve.access_log import note_answers
 from tuneloop.serve.answer import Answer, Finish, Part, TokenLogprob
 from tuneloop.serve.api_error import ApiError, unsupported
@@ -48,7 +49,15 @@ class Answering:
         self.prompt_tokens = sum(len(p.ids) for p in prompts)
         requests = list(_requests(gateway, asked, caller, prompts))
         self.answers = [
-            Answer(gateway.chat, p.text, asked.stops, logprobs=asked.logprobs, reasoning=bool(asked.messages))
+            Answer(
+                gateway.chat,
+                p.text,
+                asked.stops,
+                stages=structured.stages(gateway, asked),
+                logprobs=asked.logprobs,
+                reasoning=bool(asked.messages),
+                calls=asked.use is not None,
+            )
             for p in prompts
             for _ in range(asked.n)
         ]
@@ -64,7 +73,8 @@ class Answering:
         """
         if asked.model not in (None, gateway.model):
             raise ApiError(404, f"there is no model {asked.model!r} here", param="model", code="model_not_found")
-        return cls(gateway, asked, caller, await _prompts(gateway, asked))
+        prompts = await _prompts(gateway, asked)
+        return cls(gateway, await structured.prepare(gateway, asked, prompts[0].text), caller, prompts)
 
     def __aiter__(self) -> AsyncIterator[Delta]:
         return self._deltas()
@@ -83,7 +93,7 @@ class Answering:
             if answer.finish:
                 continue
             if event.finish in ("error", "cancelled"):
-                raise ApiError(500, f"the engine failed: {event.error or 'it was stopped'}", code="engine_error")
+                raise structured.failed(event.error)
             parts = answer.add(event)
             if answer.finish:
                 left -= 1

@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from tuneloop.serve.keys import Key
 from tuneloop.types import Grammar, Message
+
+
+@dataclass(frozen=True, slots=True)
+class ToolUse:
+    """How functions may be used. ``schemas`` of the arguments by name; one of ``forced`` must be called, where any is
+    named; arguments of ``strict`` ones are always valid; ``parallel`` allows several calls in one answer."""
+
+    schemas: Mapping[str, Mapping[str, Any]]
+    forced: tuple[str, ...] = ()
+    strict: frozenset[str] = frozenset()
+    parallel: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +32,7 @@ class Asked:
     messages: tuple[Message, ...] = ()
     prompts: tuple[str | tuple[int, ...], ...] = ()
     tools: str | None = None
+    use: ToolUse | None = None
     model: str | None = None
     n: int = 1
     stops: tuple[str, ...] = ()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, Field
 
 from tuneloop.serve.api_error import ApiError, unsupported
 from tuneloop.serve.asked import Asked
-from tuneloop.types import Message, Role
+from tuneloop.serve.chat_messages import ChatMessage, Strict, to_messages
+from tuneloop.serve.tool_choice import ResponseFormat, ToolChoice, Tools, grammar_of, tools_of
+from tuneloop.types import Message
 
 MAX_STOPS = 16
 
@@ -17,46 +19,16 @@ MAX_TOP_LOGPROBS = 20
 MAX_BIASED_TOKENS = 1024
 
 NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
-    "parallel_tool_calls": (True, False),
     "functions": ([],),
     "function_call": ("none", "auto"),
-    "response_format": ({"type": "text"},),
     "modalities": (["text"],),
     "store": (False,),
 }
-"""Fields of OpenAI's chat API that are not supported yet, and the values that ask for nothing."""
-
-
-def _as_parts(value: Any) -> Any:
-    return [{"type": "text", "text": value}] if isinstance(value, str) else value
+"""Fields of OpenAI's chat API that are not supported, and the values that ask for nothing."""
 
 
 def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
-
-
-class Strict(BaseModel):
-    """No field is unknown, no value is bent into another type."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-class TextPart(Strict):
-    type: Literal["text"]
-    text: str
-
-
-class ChatMessage(Strict):
-    role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: Annotated[list[TextPart], BeforeValidator(_as_parts)]
-    """A string, or text parts."""
-    reasoning_content: str | None = None
-
-    def to_message(self) -> Message:
-        role: Role = "system" if self.role == "developer" else self.role
-        return Message(role, "".join(part.text for part in self.content), self.reasoning_content)
 
 
 Bias = Annotated[float, Field(ge=-100, le=100)]
@@ -131,12 +103,12 @@ class ChatRequest(Drawn):
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
-    tools: Any = None
-    tool_choice: Any = None
-    parallel_tool_calls: Any = None
+    tools: Tools | None = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
     functions: Any = None
     function_call: Any = None
-    response_format: Any = None
+    response_format: ResponseFormat | None = None
     modalities: Any = None
     store: Any = None
 
@@ -154,8 +126,12 @@ class ChatRequest(Drawn):
         drawn = self.drawn()
         if self.max_completion_tokens is not None:
             drawn["max_tokens"] = self.max_completion_tokens
+        tools, use = tools_of(self.tools, self.tool_choice, self.parallel_tool_calls)
         return Asked(
-            messages=tuple(m.to_message() for m in self.messages),
+            messages=to_messages(self.messages),
+            tools=tools,
+            use=use,
+            grammar=grammar_of(self.response_format),
             logprobs=bool(self.logprobs),
             top_logprobs=self.top_logprobs or 0,
             **drawn,

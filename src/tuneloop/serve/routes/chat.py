@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import uuid
+from collections import Counter
 from typing import Any
 
 from fastapi import FastAPI
@@ -20,6 +23,7 @@ FIELD = {"reasoning": "reasoning_content", "content": "content"}
 def add(app: FastAPI, gateway: Gateway) -> None:
     @app.post("/v1/chat/completions")
     async def chat_completions(http: HttpRequest, body: ChatRequest) -> Response:
+        called: Counter[int] = Counter()
         usage: dict[str, Any] = {"usage": None} if body.usage_wanted else {}
 
         def chunk(answering: Answering, index: int, delta: dict[str, Any], **more: Any) -> dict[str, Any]:
@@ -33,7 +37,9 @@ def add(app: FastAPI, gateway: Gateway) -> None:
         def chunks(answering: Answering, delta: Delta) -> Chunks:
             logprobs = _logprobs(delta.logprobs) if body.logprobs else None
             for part in delta.parts or [None] * bool(delta.logprobs):
-                yield chunk(answering, delta.index, _said(part), logprobs=logprobs)
+                said = {} if part is None else _said(part, called[delta.index])
+                called[delta.index] += part is not None and part[0] == "call"
+                yield chunk(answering, delta.index, said, logprobs=logprobs)
                 logprobs = None
             if delta.finish:
                 yield chunk(answering, delta.index, {}, finish_reason=delta.finish)
@@ -67,13 +73,20 @@ def add(app: FastAPI, gateway: Gateway) -> None:
         )
 
 
-def _said(part: Part | None) -> dict[str, Any]:
-    return {} if part is None else {FIELD[part[0]]: part[1]}
+def _said(part: Part, calls: int) -> dict[str, Any]:
+    kind, text = part
+    return {"tool_calls": [{"index": calls} | _call(text)]} if kind == "call" else {FIELD[kind]: text}
+
+
+def _call(text: str) -> dict[str, Any]:
+    return {"id": f"call_{uuid.uuid4().hex[:24]}", "type": "function", "function": json.loads(text)}
 
 
 def _message(said: Answer) -> dict[str, Any]:
     reasoning = {} if said.reasoning is None else {"reasoning_content": said.reasoning}
-    return {"role": "assistant", "content": said.content, **reasoning}
+    calls = {"tool_calls": [_call(text) for text in said.calls]} if said.calls else {}
+    content = said.content or (None if calls else "")
+    return {"role": "assistant", "content": content, **reasoning, **calls}
 
 
 def _logprobs(found: list[TokenLogprob] | tuple[TokenLogprob, ...]) -> dict[str, Any]:
