@@ -14,6 +14,7 @@ from starlette.responses import JSONResponse
 
 from tuneloop.errors import TuneloopError
 from tuneloop.serve.api_error import ApiError
+from tuneloop.serve.bodies import explain
 from tuneloop.serve.gateway import Gateway
 from tuneloop.serve.guard import Guard
 from tuneloop.serve.routes import ROUTES
@@ -47,21 +48,9 @@ def _add_errors(app: FastAPI, gateway: Gateway) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: HttpRequest, error: RequestValidationError) -> JSONResponse:
-        return _explain(error).response()
+        return explain(error.errors(), skip=1).response()
 
     @app.exception_handler(TuneloopError)
     async def expected(_: HttpRequest, error: TuneloopError) -> JSONResponse:
         gateway.metrics.error("internal")
         return ApiError(500, error.what, code="server_error").response()
-
-
-def _explain(error: RequestValidationError) -> ApiError:
-    first = error.errors()[0]
-    path = ".".join(map(str, first["loc"][1:]))
-    if first["type"] == "json_invalid":
-        return ApiError(400, "the body is not valid JSON", code="invalid_json")
-    if first["type"] == "extra_forbidden":
-        return ApiError(400, f"unknown parameter {path!r}", param=path, code="unknown_parameter")
-    if first["type"] == "missing" and not path:
-        return ApiError(400, "the body is missing", code="invalid_json")
-    return ApiError(400, f"{path}: {first['msg']}", param=path or None, code="invalid_value")

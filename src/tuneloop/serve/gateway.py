@@ -19,6 +19,7 @@ from tuneloop.types import Context
 
 if TYPE_CHECKING:
     from tuneloop.models import Bundle
+    from tuneloop.serve.rpc.server import RpcServer
 
 KEYS_REFRESH_S = 5.0
 """How soon a created or revoked key is noticed."""
@@ -42,6 +43,7 @@ class Gateway:
         self.process = EngineProcess(config.engine, bundle, self._deliver)
         self.hub = Hub(self.process, self.metrics, config.max_queue)
         self.draining = False
+        self.rpc: RpcServer | None = None
         self._from_database = ring is None and config.auth
         self.ring = ring or KeyRing(keys.list_keys() if self._from_database else ())
 
@@ -68,6 +70,8 @@ class Gateway:
             log(f"keys: {error.what}; going on with those known")
 
     async def close(self) -> None:
-        """Stop the engine without blocking the loop."""
+        """End the gRPC calls, then stop the engine without blocking the loop."""
+        if self.rpc is not None:
+            await self.rpc.stop()
         with suppress(asyncio.CancelledError):
             await asyncio.to_thread(self.process.close)
