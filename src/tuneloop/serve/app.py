@@ -14,6 +14,7 @@ from starlette.responses import JSONResponse
 
 from tuneloop.errors import TuneloopError
 from tuneloop.serve.api_error import ApiError
+from tuneloop.serve.batches.worker import Worker
 from tuneloop.serve.bodies import explain
 from tuneloop.serve.gateway import Gateway
 from tuneloop.serve.guard import Guard
@@ -26,12 +27,15 @@ def create_app(gateway: Gateway) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         beside = asyncio.create_task(gateway.run())
+        working = asyncio.create_task(worker.run())
         await asyncio.sleep(0)
         yield
         beside.cancel()
+        await worker.stop(working)
         await gateway.close()
 
     app = FastAPI(title="Tuneloop", lifespan=lifespan, docs_url=None, redoc_url=None)
+    app.state.batches = worker = Worker(gateway)
     for route in ROUTES:
         route.add(app, gateway)
     _add_errors(app, gateway)

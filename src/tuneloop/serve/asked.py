@@ -43,3 +43,5 @@ class Caller:
     key: Key
     user: str = ""
     conversation: str = ""
+    background: bool = False
+    """A batch asks: it takes free places only, and nobody waits because of it."""

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from tuneloop.config import Config
 from tuneloop.engines import EngineConfig
+from tuneloop.serve.batches.config import BatchesConfig
 from tuneloop.serve.rpc.config import GrpcConfig
 
 
@@ -31,6 +32,8 @@ class ServeConfig(Config):
     """TCP port of gRPC on the same address; 0 takes a free one, None switches it off."""
     grpc: GrpcConfig = GrpcConfig()
     """Options of gRPC."""
+    batches: BatchesConfig = BatchesConfig()
+    """Files and batches."""
     auth: bool = True
     """Ask for an API key on every route but /healthz and /readyz. It can be off only on a loopback address."""
     model_name: str | None = None

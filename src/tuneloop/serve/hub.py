@@ -53,6 +53,8 @@ class Hub:
     def __init__(self, process: EngineProcess, metrics: Metrics, max_queue: int) -> None:
         self._process, self._metrics, self._max_queue = process, metrics, max_queue
         self._streams: dict[str, Stream] = {}
+        self._background: set[str] = set()
+        """Ids of requests that leave when others wait (``crowded``); the queue is counted without them."""
         self._mean_s = 1.0
         self.loop: asyncio.AbstractEventLoop | None = None
 
@@ -60,12 +62,28 @@ class Hub:
     def capacity(self) -> int:
         return self._process.capabilities.max_running + self._max_queue
 
+    @property
+    def places(self) -> int:
+        """How many requests the engine runs at once."""
+        return self._process.capabilities.max_running
+
+    @property
+    def free(self) -> int:
+        """Places that nobody has or waits for."""
+        return max(0, self.places - len(self._streams))
+
+    @property
+    def crowded(self) -> int:
+        """How many requests wait for places that background requests have."""
+        waiting = len(self._streams) - self.places
+        return min(waiting, len(self._background)) if len(self._streams) > len(self._background) else 0
+
     def deliver(self, events: list[TokenEvent]) -> None:
         """Take events from the engine's thread."""
         if self.loop is not None and not self.loop.is_closed():
             self.loop.call_soon_threadsafe(self._dispatch, events)
 
-    def open(self, requests: Sequence[Request]) -> Stream:
+    def open(self, requests: Sequence[Request], *, background: bool = False) -> Stream:
         """Accept the requests of one call, all or none.
 
         Raises:
@@ -73,17 +91,20 @@ class Hub:
         """
         if not self._process.ready:
             raise self._refuse(503, "the engine is starting; try again soon", "engine_not_ready", RETRY_S[0])
-        if len(self._streams) + len(requests) > self.capacity:
+        if len(self._streams) - len(self._background) + len(requests) > self.capacity:
             wait = self._mean_s * len(self._streams) / self._process.capabilities.max_running
             seconds = min(max(math.ceil(wait), RETRY_S[0]), RETRY_S[1])
             raise self._refuse(429, "too many requests are waiting; try again later", "queue_full", seconds)
         stream = Stream(self, requests)
         for request in requests:
             self._streams[request.id] = stream
+            if background:
+                self._background.add(request.id)
             try:
                 self._process.submit(request)
             except ServeError as error:
                 del self._streams[request.id]
+                self._background.discard(request.id)
                 stream.__exit__()
                 raise self._refuse(503, error.what, "engine_closed", RETRY_S[0]) from error
             self._metrics.prompt_tokens.inc(len(request.prompt_ids))
@@ -92,6 +113,7 @@ class Hub:
     def leave(self, request_id: str) -> None:
         """The reader is done; what has not ended is cancelled."""
         stream = self._streams.pop(request_id, None)
+        self._background.discard(request_id)
         if stream is not None and request_id in stream.open:
             self._process.cancel(request_id)
 
