@@ -86,10 +86,21 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_module, "LOOK_S", 0.1)
 
 
+@pytest.fixture(scope="module")
+def fast(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(worker_module, "POLL_S", 0.1)
+        patch.setenv("TUNELOOP_HOME", str(tmp_path_factory.mktemp("home")))
+        with running(ServeConfig(engine=EngineConfig(name="fake"), model_name="bank"), bundle, batches=True) as known:
+            yield Site(*known)
+
+
 @pytest.fixture
 def site(bundle: Bundle) -> Iterator[Site]:
     quotas = BatchesConfig(max_file_bytes=200_000, max_stored_bytes=400_000, max_lines=60, max_open=2)
-    with running(ServeConfig(engine=EngineConfig(name="fake"), model_name="bank", batches=quotas), bundle) as known:
+    with running(
+        ServeConfig(engine=EngineConfig(name="fake"), model_name="bank", batches=quotas), bundle, batches=True
+    ) as known:
         yield Site(*known)
 
 
@@ -97,7 +108,7 @@ def site(bundle: Bundle) -> Iterator[Site]:
 def slow(bundle: Bundle) -> Iterator[Site]:
     """Two places, two more in the queue, 50 tokens a second."""
     engine = EngineConfig(name="fake", max_running=2, fake=FakeConfig(token_delay_s=0.02, answer_ids=(70,) * 400))
-    with running(ServeConfig(engine=engine, max_queue=2), bundle) as known:
+    with running(ServeConfig(engine=engine, max_queue=2), bundle, batches=True) as known:
         yield Site(*known)
 
 
@@ -113,16 +124,16 @@ def known(body: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("endpoint", [CHAT, COMPLETIONS])
-def test_every_line_gets_what_the_live_route_answers(site: Site, endpoint: str) -> None:
+def test_every_line_gets_what_the_live_route_answers(fast: Site, endpoint: str) -> None:
     given = [line(f"r{i}", endpoint, n=1 + i % 3, max_tokens=4 + i % 5, temperature=0.5, seed=i) for i in range(30)]
     given.append(line("问", endpoint, logprobs=True if endpoint == CHAT else 0))
-    done = site.ended(site.batch(*given, endpoint=endpoint, metadata={"team": "cards"}).id)
+    done = fast.ended(fast.batch(*given, endpoint=endpoint, metadata={"team": "cards"}).id)
     assert (done.status, done.request_counts.total, done.request_counts.completed) == ("completed", 31, 31)
     assert (done.error_file_id, done.metadata, done.object) == (None, {"team": "cards"}, "batch")
     assert done.created_at <= done.in_progress_at <= done.finalizing_at <= done.completed_at < done.expires_at
-    found = site.lines(done.output_file_id)
+    found = fast.lines(done.output_file_id)
     for asked in given:
-        live = httpx.post(f"{site.url}{endpoint}", json=asked["body"], headers=site.headers).json()
+        live = httpx.post(f"{fast.url}{endpoint}", json=asked["body"], headers=fast.headers).json()
         told = found.pop(asked["custom_id"])
         assert (told["error"], told["response"]["status_code"]) == (None, 200)
         assert told["response"]["request_id"] == told["response"]["body"]["id"]
@@ -130,13 +141,13 @@ def test_every_line_gets_what_the_live_route_answers(site: Site, endpoint: str) 
     assert not found
 
 
-def test_a_request_that_can_only_fail_when_it_runs_stands_in_the_error_file(site: Site) -> None:
-    done = site.ended(site.batch(line("good"), line("long", max_tokens=1_000_000)).id)
+def test_a_request_that_can_only_fail_when_it_runs_stands_in_the_error_file(fast: Site) -> None:
+    done = fast.ended(fast.batch(line("good"), line("long", max_tokens=1_000_000)).id)
     assert (done.status, done.request_counts.completed, done.request_counts.failed) == ("completed", 1, 1)
-    told = site.lines(done.error_file_id)["long"]
+    told = fast.lines(done.error_file_id)["long"]
     assert told["response"]["status_code"] == 400
     assert told["response"]["body"]["error"]["code"] == "context_length_exceeded"
-    assert list(site.lines(done.output_file_id)) == ["good"]
+    assert list(fast.lines(done.output_file_id)) == ["good"]
 
 
 @pytest.mark.parametrize(
@@ -159,15 +170,15 @@ def test_a_request_that_can_only_fail_when_it_runs_stands_in_the_error_file(site
     ],
     ids=lambda value: str(value)[:30],
 )
-def test_a_wrong_line_fails_the_batch_with_its_number(site: Site, bad: Any, code: str, param: str | None) -> None:
-    done = site.ended(site.batch(line("first"), "", bad, line("last")).id)
+def test_a_wrong_line_fails_the_batch_with_its_number(fast: Site, bad: Any, code: str, param: str | None) -> None:
+    done = fast.ended(fast.batch(line("first"), "", bad, line("last")).id)
     assert (done.status, done.output_file_id, done.error_file_id) == ("failed", None, None)
     (problem,) = done.errors.data
     assert (problem.line, problem.code, problem.param) == (3, code, param)
 
 
-def test_every_wrong_line_is_told(site: Site) -> None:
-    done = site.ended(site.batch(line("a"), "{", line("a"), line("b"), "[]").id)
+def test_every_wrong_line_is_told(fast: Site) -> None:
+    done = fast.ended(fast.batch(line("a"), "{", line("a"), line("b"), "[]").id)
     assert [p.line for p in done.errors.data] == [2, 3, 5]
 
 
@@ -208,19 +219,19 @@ def test_batches_are_listed_newest_first_in_pages(site: Site) -> None:
     ],
 )
 def test_an_upload_that_is_not_for_a_batch_is_refused_by_name(
-    site: Site, form: dict[str, str], file: bytes | None, param: str
+    fast: Site, form: dict[str, str], file: bytes | None, param: str
 ) -> None:
     files = (
         {"file": ("x.jsonl", file)} if file is not None else {"other": ("x", b"x")} if "purpose" not in form else None
     )
-    reply = httpx.post(f"{site.url}/v1/files", data=form, files=files, headers=site.headers)
+    reply = httpx.post(f"{fast.url}/v1/files", data=form, files=files, headers=fast.headers)
     assert (reply.status_code, reply.json()["error"]["param"]) in ((400, param), (400, "other"))
 
 
-def test_a_body_that_is_no_form_is_a_400(site: Site) -> None:
+def test_a_body_that_is_no_form_is_a_400(fast: Site) -> None:
     for content, kind in ((b"{}", "application/json"), (b"--x\r\nbroken", "multipart/form-data; boundary=x")):
-        headers = site.headers | {"Content-Type": kind}
-        assert httpx.post(f"{site.url}/v1/files", content=content, headers=headers).status_code == 400
+        headers = fast.headers | {"Content-Type": kind}
+        assert httpx.post(f"{fast.url}/v1/files", content=content, headers=headers).status_code == 400
 
 
 def test_an_upload_is_bounded_in_size_and_a_key_in_what_it_keeps(site: Site) -> None:
@@ -238,8 +249,8 @@ def test_an_upload_is_bounded_in_size_and_a_key_in_what_it_keeps(site: Site) -> 
     site.upload(big)
 
 
-def test_other_routes_keep_their_own_limit(site: Site) -> None:
-    reply = httpx.post(f"{site.url}/v1/batches", content=b" " * 1_100_000, headers=site.headers)
+def test_other_routes_keep_their_own_limit(fast: Site) -> None:
+    reply = httpx.post(f"{fast.url}/v1/batches", content=b" " * 1_100_000, headers=fast.headers)
     assert reply.status_code == 413
 
 
@@ -254,18 +265,18 @@ def test_other_routes_keep_their_own_limit(site: Site) -> None:
         ({"other": 1}, "other"),
     ],
 )
-def test_a_batch_that_cannot_be_obeyed_is_refused_by_name(site: Site, change: dict[str, Any], param: str) -> None:
-    body = {"input_file_id": site.upload(line("a")), "endpoint": CHAT, "completion_window": "24h"} | change
-    reply = httpx.post(f"{site.url}/v1/batches", json=body, headers=site.headers)
+def test_a_batch_that_cannot_be_obeyed_is_refused_by_name(fast: Site, change: dict[str, Any], param: str) -> None:
+    body = {"input_file_id": fast.upload(line("a")), "endpoint": CHAT, "completion_window": "24h"} | change
+    reply = httpx.post(f"{fast.url}/v1/batches", json=body, headers=fast.headers)
     assert (reply.status_code, reply.json()["error"]["param"]) == (400, param)
 
 
-def test_a_key_sees_only_its_own(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    done = site.ended(site.batch(line("mine")).id)
-    mine = site.gateway.ring.keys
+def test_a_key_sees_only_its_own(fast: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = fast.ended(fast.batch(line("mine")).id)
+    mine = fast.gateway.ring.keys
     other = tuple(KeyRing.of("a", "other").keys[1:])  # its id is not that of the first key
-    monkeypatch.setattr(site.gateway, "ring", KeyRing((*mine, *other)))
-    stranger = openai.OpenAI(base_url=f"{site.url}/v1", api_key="other", max_retries=0)
+    monkeypatch.setattr(fast.gateway, "ring", KeyRing((*mine, *other)))
+    stranger = openai.OpenAI(base_url=f"{fast.url}/v1", api_key="other", max_retries=0)
     assert list(stranger.files.list()) == list(stranger.batches.list()) == []
     for ask in (
         lambda: stranger.batches.retrieve(done.id),
@@ -348,7 +359,7 @@ def test_live_requests_come_first_and_see_the_whole_queue(slow: Site) -> None:
 def test_batches_use_no_more_places_than_they_may(bundle: Bundle) -> None:
     engine = EngineConfig(name="fake", max_running=4, fake=FakeConfig(token_delay_s=0.005, answer_ids=(70,) * 40))
     config = ServeConfig(engine=engine, batches=BatchesConfig(concurrency=2))
-    with running(config, bundle) as known:
+    with running(config, bundle, batches=True) as known:
         site, most = Site(*known), 0
         batch = site.batch(*(line(f"r{i}", n=1 + (i == 3) * 9, max_tokens=5) for i in range(12)))
         while site.client.batches.retrieve(batch.id).status not in ENDED:

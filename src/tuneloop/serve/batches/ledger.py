@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -83,11 +84,12 @@ class Ledger:
     """
 
     def __init__(self, engine: Engine | None = None) -> None:
-        self._engine = engine
+        self._engine, self._connecting = engine, threading.Lock()
 
     @contextmanager
     def _session(self) -> Iterator[Session]:
-        self._engine = self._engine or store.connect()
+        with self._connecting:
+            self._engine = self._engine or store.connect()
         try:
             with Session(self._engine, expire_on_commit=False) as session, session.begin():
                 yield session
