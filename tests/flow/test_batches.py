@@ -23,6 +23,7 @@ httpx = pytest.importorskip("httpx", reason="pip install 'tuneloop[serve]'")
 openai = pytest.importorskip("openai", reason="pip install 'tuneloop[dev]'")
 pytest.importorskip("python_multipart", reason="pip install 'tuneloop[serve]'")
 
+from tuneloop.serve.api_error import ApiError  # noqa: E402
 from tuneloop.serve.batches import run as run_module  # noqa: E402
 from tuneloop.serve.batches import worker as worker_module  # noqa: E402
 from tuneloop.serve.batches.config import BatchesConfig  # noqa: E402
@@ -409,3 +410,21 @@ def test_a_locked_database_is_a_503_and_loses_nothing(slow: Site, monkeypatch: p
     done = slow.ended(batch.id)
     assert (done.status, len(slow.lines(done.output_file_id))) == ("completed", 10)
     assert len(list((home() / "batches" / "files").iterdir())) == 2  # the refused upload left nothing
+
+
+def test_a_quota_that_is_used_up_makes_a_batch_wait_and_costs_no_line(
+    fast: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[float] = []
+    begin = run_module.Answering.begin
+
+    async def refused_at_first(*args: Any) -> Any:
+        asked.append(time.monotonic())
+        if len(asked) <= 3:
+            raise ApiError(429, "no tokens left", code="tokens_per_minute", headers={"Retry-After": "1"})
+        return await begin(*args)
+
+    monkeypatch.setattr(run_module.Answering, "begin", refused_at_first)
+    done = fast.ended(fast.batch(*(line(f"r{i}") for i in range(3))).id)
+    assert (done.request_counts.completed, done.request_counts.failed) == (3, 0)
+    assert asked[3] - asked[0] > 0.9  # it waited as long as it was told, and did not ask all the time

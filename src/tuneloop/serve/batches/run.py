@@ -27,6 +27,8 @@ TICK_S = 0.02
 """How soon a request that waits is noticed."""
 LOOK_S = 1.0
 """How soon a cancellation that another process wrote is noticed, and how old the counts in the database may be."""
+LONGEST_WAIT_S = 60.0
+"""A key's quota of tokens may be used up until tomorrow: it is tried again this often."""
 NOT_NOW = frozenset({429, 499, 503})
 """Statuses that say nothing about the request: it is asked again."""
 
@@ -67,6 +69,8 @@ class Run:
         self._running: dict[asyncio.Task[Outcome | None], _Asked] = {}
         self._results = results
         self._looked = time.monotonic()
+        self._not_before = 0.0
+        """When the gateway takes requests again, on the monotonic clock."""
         self.stopping = False
 
     async def go(self) -> str | None:
@@ -125,6 +129,8 @@ class Run:
         hub, most = self._gateway.hub, self._gateway.config.batches.concurrency
         used = sum(asked.line.size for asked in self._running.values())
         free = hub.free - sum(asked.line.size for asked in self._running.values() if not asked.opened)
+        if time.monotonic() < self._not_before:
+            return
         while self._pending and self._gateway.ready:
             size = self._pending[0].line.size
             alone = hub.free == hub.places and not self._running  # a line that is larger than the engine
@@ -172,6 +178,8 @@ class Run:
         except ApiError as error:
             if error.status_code in NOT_NOW:
                 asked.tries -= 1
+                wait = (error.headers or {}).get("Retry-After", "1")
+                self._not_before = time.monotonic() + min(float(wait), LONGEST_WAIT_S)
                 return None
             if error.status_code >= 500 and asked.tries < self._gateway.config.batches.attempts:
                 return None

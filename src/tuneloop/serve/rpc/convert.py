@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any, TypeVar
 
-from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.json_format import ParseDict
 from google.protobuf.message import Message
 
@@ -36,8 +36,9 @@ def to_body(message: Message) -> dict[str, Any]:
 
 
 def to_message(kind: type[M], body: dict[str, Any]) -> M:
-    """A body of the HTTP routes as a message; null means not set."""
-    return ParseDict(_without_null(body), kind())  # type: ignore[no-any-return]
+    """A body of the HTTP routes as a message; null means not set. A field that the proto lacks is a ``ParseError``."""
+    message = kind()
+    return ParseDict(_fitted(message.DESCRIPTOR, body), message)  # type: ignore[no-any-return]
 
 
 def _plain(field: FieldDescriptor, value: Any) -> Any:
@@ -48,7 +49,19 @@ def _plain(field: FieldDescriptor, value: Any) -> Any:
     return to_body(value) if field.message_type is not None else value
 
 
-def _without_null(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _without_null(v) for k, v in value.items() if v is not None}
-    return [_without_null(v) for v in value] if isinstance(value, list) else value
+def _fitted(descriptor: Descriptor, body: dict[str, Any]) -> dict[str, Any]:
+    """Without nulls, and with the fields as text that the proto has as JSON."""
+    out: dict[str, Any] = {}
+    for name, value in body.items():
+        field = descriptor.fields_by_name.get(name)
+        if value is None:
+            continue
+        if field is None and name + AS_JSON in descriptor.fields_by_name:
+            out[name + AS_JSON] = json.dumps(value, ensure_ascii=False)
+        elif field is None or field.message_type is None:
+            out[name] = value
+        elif field.is_repeated:
+            out[name] = [_fitted(field.message_type, item) for item in value]
+        else:
+            out[name] = _fitted(field.message_type, value)
+    return out
