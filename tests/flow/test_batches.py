@@ -204,6 +204,36 @@ def test_files_are_kept_listed_in_pages_and_deleted(site: Site) -> None:
     assert not list(Path(home() / "batches" / "files").glob(f"*{ids[0]}*"))
 
 
+def test_half_a_surrogate_pair_is_a_400_or_404_and_a_lost_content_a_404(site: Site) -> None:
+    broken = b'{"input_file_id": "\\ud800", "endpoint": "/v1/completions", "completion_window": "24h"}'
+    headers = site.headers | {"Content-Type": "application/json"}
+    assert httpx.post(f"{site.url}/v1/batches", content=broken, headers=headers).status_code == 400
+    file = site.upload('{"custom_id": "a", "method": "POST", "url": "/v1/completions", "body": {"\\ud800": 1}}')
+    body = {"input_file_id": file, "endpoint": COMPLETIONS, "completion_window": "24h", "metadata": {"a": "\\ud800"}}
+    text = json.dumps(body).replace("\\\\ud800", "\\ud800")  # half a pair, as JSON writes it
+    assert httpx.post(f"{site.url}/v1/batches", content=text, headers=headers).status_code == 400
+    wrong = site.client.batches.create(input_file_id=file, endpoint=COMPLETIONS, completion_window="24h")
+    assert site.ended(wrong.id).errors.data[0].param is not None
+    assert list(site.client.files.list(purpose="\x00")) == list(site.client.batches.list(after="\x00")) == []
+    for path in ("/v1/files/%ED%A0%80", "/v1/files/%00", "/v1/batches/%ff", "/v1/files/..%2f..%2fetc%2fpasswd/content"):
+        assert httpx.get(f"{site.url}{path}", headers=site.headers).status_code == 404
+    file = site.upload(line("a"))
+    (home() / "batches" / "files" / file).unlink()
+    with pytest.raises(openai.NotFoundError, match="gone from the disk"):
+        site.client.files.content(file)
+    assert site.ended(site.batch(line("b")).id).status == "completed"
+
+
+def test_an_input_that_vanishes_fails_its_batch_by_name(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(site.gateway, "draining", True)  # checked, and not begun
+    batch = site.batch(line("a"))
+    wait_for(lambda: site.client.batches.retrieve(batch.id).status == "in_progress")
+    (home() / "batches" / "files" / batch.input_file_id).unlink()
+    monkeypatch.setattr(site.gateway, "draining", False)
+    done = site.ended(batch.id)
+    assert (done.status, done.errors.data[0].code) == ("failed", "missing_file")
+
+
 def test_batches_are_listed_newest_first_in_pages(site: Site) -> None:
     ids = [site.ended(site.batch(line("a")).id).id for _ in range(3)]
     assert [b.id for b in site.client.batches.list(limit=1)] == ids[::-1]
@@ -261,6 +291,7 @@ def test_other_routes_keep_their_own_limit(fast: Site) -> None:
         ({"endpoint": "/v1/embeddings"}, "endpoint"),
         ({"completion_window": "tomorrow"}, "completion_window"),
         ({"input_file_id": "file-none"}, "input_file_id"),
+        ({"input_file_id": "../../etc/passwd"}, "input_file_id"),
         ({"metadata": {"a": "x" * 513}}, "metadata.a"),
         ({"output_expires_after": {"anchor": "created_at", "seconds": 3600}}, "output_expires_after"),
         ({"other": 1}, "other"),

@@ -46,6 +46,8 @@ class Server(uvicorn.Server):
             self.gateway.draining = True
             log(f"draining: {self.gateway.process.in_flight} requests to finish (Ctrl-C again to stop at once)")
         super().handle_exit(sig, frame)
+        if self.gateway.rpc is not None:
+            self.gateway.rpc.hurry = self.force_exit
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """gRPC is open as long as HTTP is: who sees one of them started can use both."""

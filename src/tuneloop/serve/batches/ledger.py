@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import secrets
 import threading
 import time
@@ -64,6 +65,11 @@ class BatchRow(store.Base):
     """JSON: the caller's metadata."""
 
 
+def well_formed(text: str | None) -> bool:
+    """Whether it could be one of our words or ids; what could not never reaches the database."""
+    return text is None or re.fullmatch(r"[\w-]{1,64}", text, re.ASCII) is not None
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """Why a batch cannot run, or does not right now. ``line`` counts from 1."""
@@ -105,6 +111,8 @@ class Ledger:
         return row
 
     def file(self, owner: str, file_id: str) -> FileRow | None:
+        if not well_formed(file_id):
+            return None
         with self._session() as session:
             return session.scalar(select(FileRow).where(FileRow.id == file_id, FileRow.owner == owner))
 
@@ -114,6 +122,8 @@ class Ledger:
 
     def files(self, owner: str, purpose: str | None, after: str | None, limit: int, order: str) -> list[FileRow]:
         """A page, and one more row where there is another page."""
+        if not (well_formed(purpose) and well_formed(after)):
+            return []
         with self._session() as session:
             query = select(FileRow).where(FileRow.owner == owner)
             if purpose is not None:
@@ -154,12 +164,16 @@ class Ledger:
         return True
 
     def batch(self, batch_id: str, owner: str | None = None) -> BatchRow | None:
+        if not well_formed(batch_id):
+            return None
         with self._session() as session:
             query = select(BatchRow).where(BatchRow.id == batch_id)
             return session.scalar(query if owner is None else query.where(BatchRow.owner == owner))
 
     def batches(self, owner: str, after: str | None, limit: int) -> list[BatchRow]:
         """A page, newest first, and one more row where there is another page."""
+        if not well_formed(after):
+            return []
         with self._session() as session:
             query = select(BatchRow).where(BatchRow.owner == owner)
             if after is not None:
@@ -208,4 +222,6 @@ def new_id(kind: str) -> str:
 
 
 def as_json(problems: Sequence[Problem]) -> str:
-    return json.dumps([asdict(p) for p in problems], ensure_ascii=False)
+    """For ``BatchRow.errors``. JSON can hold half a surrogate pair, an HTTP answer cannot: it becomes a question mark."""
+    text = json.dumps([asdict(p) for p in problems], ensure_ascii=False)
+    return text.encode("utf-8", "replace").decode()

@@ -58,7 +58,10 @@ def add(app: FastAPI, gateway: Gateway) -> None:
     @app.get("/v1/files/{file_id}/content")
     async def content(http: HttpRequest, file_id: str) -> Response:
         row = await _found(worker, http, file_id)
-        return FileResponse(worker.folder.file(row.id), media_type="application/jsonl", filename=row.filename)
+        path = worker.folder.file(row.id)
+        if not path.exists():
+            raise ApiError(404, "the content of this file is gone from the disk", param="file_id", code="file_lost")
+        return FileResponse(path, media_type="application/jsonl", filename=row.filename)
 
     @app.delete("/v1/files/{file_id}")
     async def delete(http: HttpRequest, file_id: str) -> JSONResponse:

@@ -51,6 +51,8 @@ class RpcServer:
         reflection.enable_server_reflection((NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
         self._watching: asyncio.Task[None] | None = None
         self._stopping: asyncio.Task[None] | None = None
+        self.hurry = False
+        """Stop without waiting for calls; may be set from a signal handler."""
 
     async def start(self) -> None:
         """Listen.
@@ -84,7 +86,7 @@ class RpcServer:
         await self._health.enter_graceful_shutdown()
         closing = asyncio.ensure_future(self._server.stop(self._gateway.config.drain_timeout_s))
         await asyncio.sleep(SETTLE_S)
-        while self._service.running and not closing.done():
+        while self._service.running and not closing.done() and not self.hurry:
             await asyncio.sleep(SETTLE_S)
         await self._server.stop(0)  # ends those who only watch health or reflect, who would wait for ever
         await closing
