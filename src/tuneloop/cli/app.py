@@ -106,6 +106,7 @@ def serve(
         str | None, typer.Option(help="Address to listen on; the default only this machine reaches.")
     ] = None,
     port: Annotated[int | None, typer.Option(help="TCP port; 0 takes a free one.")] = None,
+    grpc_port: Annotated[int | None, typer.Option(help="Also gRPC, on this port; 0 takes a free one.")] = None,
     engine: Annotated[str | None, typer.Option(help="auto, transformers or llamacpp.")] = None,
     no_auth: Annotated[bool, typer.Option("--no-auth", help="No API keys; only on a loopback address.")] = False,
 ) -> None:
@@ -116,7 +117,8 @@ def serve(
 
     kept = project_of(run_name, "serve")
     kept.setdefault("engine", {})
-    kept |= {k: v for k, v in (("host", host), ("port", port), ("auth", False if no_auth else None)) if v is not None}
+    given = {"host": host, "port": port, "grpc_port": grpc_port, "auth": False if no_auth else None}
+    kept |= {k: v for k, v in given.items() if v is not None}
     if engine:
         kept["engine"]["name"] = engine
     room.run(bundle_of(run_name), build(room.ServeConfig, kept).value)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tuneloop.serve.api_error import ApiError
-from tuneloop.serve.logs import begin_record, note
+from tuneloop.serve.logs import begin_record as begin_record
+from tuneloop.serve.logs import note
 from tuneloop.serve.trace import Trace
 
 if TYPE_CHECKING:

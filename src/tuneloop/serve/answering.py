@@ -62,7 +62,7 @@ class Answering:
             for _ in range(asked.n)
         ]
         self._index = {request.id: i for i, request in enumerate(requests)}
-        self._stream = gateway.hub.open(requests)
+        self._stream = gateway.hub.open(requests, background=caller.background)
 
     @classmethod
     async def begin(cls, gateway: Gateway, asked: Asked, caller: Caller) -> Answering:

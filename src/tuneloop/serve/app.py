@@ -15,6 +15,8 @@ from starlette.responses import JSONResponse
 from tuneloop.errors import TuneloopError
 from tuneloop.serve.access_log import AccessLog, refused
 from tuneloop.serve.api_error import ApiError
+from tuneloop.serve.batches.worker import Worker
+from tuneloop.serve.bodies import explain
 from tuneloop.serve.gateway import Gateway
 from tuneloop.serve.guard import Guard
 from tuneloop.serve.routes import ROUTES
@@ -26,12 +28,15 @@ def create_app(gateway: Gateway) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         beside = asyncio.create_task(gateway.run())
+        working = asyncio.create_task(worker.run())
         await asyncio.sleep(0)
         yield
         beside.cancel()
+        await worker.stop(working)
         await gateway.close()
 
     app = FastAPI(title="Tuneloop", lifespan=lifespan, docs_url=None, redoc_url=None)
+    app.state.batches = worker = Worker(gateway)
     for route in ROUTES:
         route.add(app, gateway)
     _add_errors(app, gateway)
@@ -52,22 +57,10 @@ def _add_errors(app: FastAPI, gateway: Gateway) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: HttpRequest, error: RequestValidationError) -> JSONResponse:
-        refused(gateway, explained := _explain(error))
+        refused(gateway, explained := explain(error.errors(), skip=1))
         return explained.response()
 
     @app.exception_handler(TuneloopError)
     async def expected(_: HttpRequest, error: TuneloopError) -> JSONResponse:
         gateway.metrics.error("internal")
         return ApiError(500, error.what, code="server_error").response()
-
-
-def _explain(error: RequestValidationError) -> ApiError:
-    first = error.errors()[0]
-    path = ".".join(map(str, first["loc"][1:]))
-    if first["type"] == "json_invalid":
-        return ApiError(400, "the body is not valid JSON", code="invalid_json")
-    if first["type"] == "extra_forbidden":
-        return ApiError(400, f"unknown parameter {path!r}", param=path, code="unknown_parameter")
-    if first["type"] == "missing" and not path:
-        return ApiError(400, "the body is missing", code="invalid_json")
-    return ApiError(400, f"{path}: {first['msg']}", param=path or None, code="invalid_value")

@@ -59,3 +59,5 @@ class Caller:
     conversation: str = ""
     traceparent: str = ""
     """W3C's header for whom the engine asks in turn; empty where the caller sends none."""
+    background: bool = False
+    """A batch asks: it takes free places only, and nobody waits because of it."""

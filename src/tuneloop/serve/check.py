@@ -95,9 +95,13 @@ def load(out: RunDir) -> ServeCheck:
 
 
 @contextmanager
-def running(config: ServeConfig, bundle: Bundle) -> Iterator[tuple[Gateway, str, str]]:
-    """A gateway on a free loopback port and a thread of its own: (gateway, base URL, key). It drains at the end."""
-    config = config.model_copy(update={"host": "127.0.0.1", "port": 0, "auth": True})
+def running(config: ServeConfig, bundle: Bundle, *, batches: bool = False) -> Iterator[tuple[Gateway, str, str]]:
+    """A gateway on a free loopback port and a thread of its own: (gateway, base URL, key). It drains at the end.
+
+    Only with ``batches`` it runs those that are open in the database.
+    """
+    quiet = config.batches.model_copy(update={"enabled": batches})
+    config = config.model_copy(update={"host": "127.0.0.1", "port": 0, "auth": True, "batches": quiet})
     key = secrets.token_urlsafe(32)
     with listen(config) as listener:
         gateway = Gateway(config, bundle, Chat(load_tokenizer(bundle)), KeyRing.of(key, scopes=("chat", "metrics")))

@@ -9,7 +9,9 @@ from pydantic import Field, model_validator
 
 from tuneloop.config import Config
 from tuneloop.engines import EngineConfig
+from tuneloop.serve.batches.config import BatchesConfig
 from tuneloop.serve.observe import ObserveConfig
+from tuneloop.serve.rpc.config import GrpcConfig
 
 
 class ServeConfig(Config):
@@ -27,6 +29,12 @@ class ServeConfig(Config):
     """Where to listen. Only this machine by default; 0.0.0.0 opens it to the network and then needs keys."""
     port: int = Field(8000, ge=0, le=65535)
     """TCP port; 0 takes a free one."""
+    grpc_port: int | None = Field(None, ge=0, le=65535)
+    """TCP port of gRPC on the same address; 0 takes a free one, None switches it off."""
+    grpc: GrpcConfig = GrpcConfig()
+    """Options of gRPC."""
+    batches: BatchesConfig = BatchesConfig()
+    """Files and batches."""
     auth: bool = True
     """Ask for an API key on every route but /healthz and /readyz. It can be off only on a loopback address."""
     model_name: str | None = None

@@ -21,6 +21,7 @@ from tuneloop.types import Context
 
 if TYPE_CHECKING:
     from tuneloop.models import Bundle
+    from tuneloop.serve.rpc.server import RpcServer
 
 KEYS_REFRESH_S = 5.0
 """How soon a created or revoked key is noticed."""
@@ -47,6 +48,7 @@ class Gateway:
         watch(self)
         self.cut = 0
         """Calls that the end of draining cut off."""
+        self.rpc: RpcServer | None = None
         self._from_database = ring is None and config.auth
         self.ring = ring or KeyRing(keys.list_keys() if self._from_database else ())
 
@@ -91,6 +93,8 @@ class Gateway:
             log(f"keys: {error.what}; going on with those known")
 
     async def close(self) -> None:
-        """Stop the engine without blocking the loop."""
+        """End the gRPC calls, then stop the engine without blocking the loop."""
+        if self.rpc is not None:
+            await self.rpc.stop()
         with suppress(asyncio.CancelledError):
             await asyncio.to_thread(self.process.close)

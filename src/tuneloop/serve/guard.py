@@ -15,6 +15,8 @@ from tuneloop.serve.api_error import ApiError
 from tuneloop.serve.gateway import Gateway
 from tuneloop.serve.keys import Key
 
+UPLOAD, FORM_BYTES = "/v1/files", 65_536
+"""The route with larger bodies, and what the form around a file may take."""
 PUBLIC = frozenset({"/healthz", "/readyz"})
 SCOPES: tuple[tuple[str, keys.Scope], ...] = (("/v1/", "chat"), ("/generate", "chat"), ("/metrics", "metrics"))
 """Path prefix -> scope; every other path, also an unknown one, needs ``admin``."""
@@ -44,7 +46,7 @@ class Guard:
         answer = self._labelled(send, state["request_id"])
         try:
             state["key"] = self._admit(scope["path"], headers.get(b"authorization", b""))
-            self._check_length(headers.get(b"content-length", b""))
+            self._check_length(headers.get(b"content-length", b""), self._limit(scope))
         except ApiError as error:
             refused(self._gateway, error)
             await error.response()(scope, receive, answer)
@@ -61,7 +63,7 @@ class Guard:
             await send(message)
 
         try:
-            await self._app(scope, self._limited(receive), watched)
+            await self._app(scope, self._limited(receive, self._limit(scope)), watched)
         except Exception as error:
             self._gateway.metrics.error("internal")
             log(f"request {scope['state']['request_id']} failed: " + "".join(traceback.format_exception(error)))
@@ -87,16 +89,19 @@ class Guard:
             raise ApiError(403, f"this key may not do that; it lacks the scope {needed}", code="missing_scope")
         return key
 
-    def _check_length(self, header: bytes) -> None:
-        if header and (not header.isdigit() or int(header) > self._gateway.config.max_body_bytes):
-            raise self._too_large()
+    def _limit(self, scope: Scope) -> int:
+        """How many bytes the body may have; an upload has its own limit."""
+        config = self._gateway.config
+        return config.batches.max_file_bytes + FORM_BYTES if scope["path"] == UPLOAD else config.max_body_bytes
 
-    def _too_large(self) -> ApiError:
-        return ApiError(
-            413, f"the body has more than {self._gateway.config.max_body_bytes} bytes", code="body_too_large"
-        )
+    def _check_length(self, header: bytes, limit: int) -> None:
+        if header and (not header.isdigit() or int(header) > limit):
+            raise self._too_large(limit)
 
-    def _limited(self, receive: Receive) -> Receive:
+    def _too_large(self, limit: int) -> ApiError:
+        return ApiError(413, f"the body has more than {limit} bytes", code="body_too_large")
+
+    def _limited(self, receive: Receive, limit: int) -> Receive:
         """A chunked body has no length in its head: count what comes."""
         seen = 0
 
@@ -104,8 +109,8 @@ class Guard:
             nonlocal seen
             message = await receive()
             seen += len(message.get("body", b""))
-            if seen > self._gateway.config.max_body_bytes:
-                raise self._too_large()
+            if seen > limit:
+                raise self._too_large(limit)
             return message
 
         return counted

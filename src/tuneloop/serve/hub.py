@@ -55,6 +55,8 @@ class Hub:
         self._streams: dict[str, Stream] = {}
         self._placed: set[str] = set()
         self._line: dict[str, Tally] = {}
+        self._background: set[str] = set()
+        """Ids of requests that leave when others wait (``crowded``); the queue is counted without them."""
         self._mean_s = 1.0
         self.loop: asyncio.AbstractEventLoop | None = None
         self.draining = False
@@ -75,12 +77,28 @@ class Hub:
         """Accepted requests that wait for a place."""
         return len(self._line)
 
+    @property
+    def places(self) -> int:
+        """How many requests the engine runs at once."""
+        return self._process.capabilities.max_running
+
+    @property
+    def free(self) -> int:
+        """Places that nobody has or waits for."""
+        return max(0, self.places - len(self._streams))
+
+    @property
+    def crowded(self) -> int:
+        """How many requests wait for places that background requests have."""
+        waiting = len(self._streams) - self.places
+        return min(waiting, len(self._background)) if len(self._streams) > len(self._background) else 0
+
     def deliver(self, events: list[TokenEvent]) -> None:
         """Take events from the engine's thread."""
         if self.loop is not None and not self.loop.is_closed():
             self.loop.call_soon_threadsafe(self._dispatch, events)
 
-    def open(self, requests: Sequence[Request]) -> Stream:
+    def open(self, requests: Sequence[Request], *, background: bool = False) -> Stream:
         """Accept the requests of one call, all or none.
 
         Raises:
@@ -90,17 +108,20 @@ class Hub:
             raise self._refuse(503, "this server is about to stop; ask another one", "draining", RETRY_S[0])
         if not self._process.ready:
             raise self._refuse(503, "the engine is starting; try again soon", "engine_not_ready", RETRY_S[0])
-        if len(self._streams) + len(requests) > self.capacity:
+        if len(self._streams) - len(self._background) + len(requests) > self.capacity:
             wait = self._mean_s * len(self._streams) / self._process.capabilities.max_running
             seconds = min(max(math.ceil(wait), RETRY_S[0]), RETRY_S[1])
             raise self._refuse(429, "too many requests are waiting; try again later", "queue_full", seconds)
         stream = Stream(self, requests)
         for request in requests:
             self._streams[request.id] = stream
+            if background:
+                self._background.add(request.id)
             try:
                 self._process.submit(request)
             except ServeError as error:
                 del self._streams[request.id]
+                self._background.discard(request.id)
                 stream.__exit__()
                 raise self._refuse(503, error.what, "engine_closed", RETRY_S[0]) from error
             self._metrics.accepted(len(request.prompt_ids))
@@ -116,6 +137,7 @@ class Hub:
             finish: Why the answer is complete; None means as the engine says, or that the client has left.
         """
         stream = self._streams.pop(request_id, None)
+        self._background.discard(request_id)
         if stream is None:
             return
         tally = stream.tallies[request_id]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from tuneloop import models
 from tuneloop.chat import Chat
 from tuneloop.errors import ResourceError, ServeError, need
 from tuneloop.progress import log
-from tuneloop.serve import keys
+from tuneloop.serve import keys, rpc
 from tuneloop.serve.app import create_app
 from tuneloop.serve.config import ServeConfig
 from tuneloop.serve.gateway import Gateway
@@ -46,6 +47,24 @@ class Server(uvicorn.Server):
             self.gateway.draining = True
             log(f"draining: {self.gateway.process.in_flight} requests to finish (Ctrl-C again to stop at once)")
         super().handle_exit(sig, frame)
+        if self.gateway.rpc is not None:
+            self.gateway.rpc.hurry = self.force_exit
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """gRPC is open as long as HTTP is: who sees one of them started can use both."""
+        self.gateway.hub.loop = asyncio.get_running_loop()
+        self.gateway.rpc = await rpc.start(self.gateway)
+        await super().startup(sockets)
+        if self.gateway.rpc is not None and not self.started:
+            await self.gateway.rpc.stop()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Both doors close at once; the engine stops when both have drained (``Gateway.close``)."""
+        if self.gateway.rpc is not None:
+            draining = asyncio.create_task(self.gateway.rpc.stop())
+        await super().shutdown(sockets)
+        if self.gateway.rpc is not None:
+            await draining
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -64,6 +83,7 @@ def serve(bundle_path: Path, config: ServeConfig) -> None:
         models.verify(bundle)
     listener = listen(config)
     with listener:
+        rpc.check(config)
         fresh = _first_key(config)
         gateway = Gateway(config, bundle, Chat(models.load_tokenizer(bundle)))
         try:

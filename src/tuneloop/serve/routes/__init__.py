@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from tuneloop.serve.routes import chat, completions, generate, health, models
+from tuneloop.serve.routes import batches, chat, completions, files, generate, health, models
 
-ROUTES = (chat, completions, generate, models, health)
+ROUTES = (chat, completions, generate, models, files, batches, health)
 """Each has ``add(app, gateway)``."""
 
 __all__ = ["ROUTES"]

@@ -6,11 +6,13 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
+from tuneloop.serve.answer import TokenLogprob
 from tuneloop.serve.answering import Answering, Delta
 from tuneloop.serve.api_error import ApiError
 from tuneloop.serve.asked import Asked, Caller
@@ -21,6 +23,20 @@ CONVERSATION_HEADER = "x-conversation-id"
 Chunks = Iterator[dict[str, Any]]
 
 
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """How the answers to one body are told, over whatever connection. One stream of chunks at a time."""
+
+    whole: Callable[[Answering, list[list[TokenLogprob]]], dict[str, Any]]
+    """All answers, with the logprobs of each, as a body."""
+    chunks: Callable[[Answering, Delta], Chunks]
+    """A delta as bodies of events."""
+    last: Callable[[Answering], Chunks] = lambda _: iter(())
+    """Bodies after the last delta."""
+    first: Callable[[Answering], Chunks] = lambda _: iter(())
+    """Bodies before the first delta."""
+
+
 def caller(http: HttpRequest, kind: str, user: str | None = None) -> Caller:
     """Who asks; ``kind`` is the prefix of the answer's id, as in OpenAI's API."""
     state = http.state
@@ -29,17 +45,9 @@ def caller(http: HttpRequest, kind: str, user: str | None = None) -> Caller:
 
 
 async def answer(
-    gateway: Gateway,
-    http: HttpRequest,
-    asked: Asked,
-    who: Caller,
-    *,
-    whole: Callable[[Answering, list[Any]], dict[str, Any]],
-    chunks: Callable[[Answering, Delta], Chunks] | None,
-    last: Callable[[Answering], Chunks] = lambda _: iter(()),
-    first: Callable[[Answering], Chunks] = lambda _: iter(()),
+    gateway: Gateway, http: HttpRequest, asked: Asked, who: Caller, shape: Shape, *, stream: bool
 ) -> Response:
-    """Answer one call, whole or (with ``chunks``) as server-sent events.
+    """Answer one call, whole or (with ``stream``) as server-sent events.
 
     The status of a stream waits for the first token, so that an early failure is not a 200.
 
@@ -48,37 +56,35 @@ async def answer(
         http: Its connection, watched for a client that leaves.
         asked: The call.
         who: The caller.
-        whole: All answers, with the logprobs of each, as a body.
-        chunks: A delta as bodies of events.
-        last: Bodies after the last delta.
-        first: Bodies before the first delta.
+        shape: How to tell the answers.
+        stream: As they come.
 
     Raises:
         ApiError: It cannot be answered.
     """
     answering = await Answering.begin(gateway, asked, who)
     try:
-        if chunks is None:
-            return JSONResponse(whole(answering, await _unless_gone(http, answering.collect())))
+        if not stream:
+            return JSONResponse(shape.whole(answering, await _unless_gone(http, answering.collect())))
         deltas = aiter(answering)
         begun = await _unless_gone(http, anext(deltas))
     except BaseException:
         answering.close()
         raise
     finally:
-        if chunks is None:
+        if not stream:
             answering.close()
 
     async def events() -> AsyncIterator[bytes]:
         try:
-            for body in first(answering):
+            for body in shape.first(answering):
                 yield event(body)
-            for body in chunks(answering, begun):
+            for body in shape.chunks(answering, begun):
                 yield event(body)
             async for delta in deltas:
-                for body in chunks(answering, delta):
+                for body in shape.chunks(answering, delta):
                     yield event(body)
-            for body in last(answering):
+            for body in shape.last(answering):
                 yield event(body)
             yield b"data: [DONE]\n\n"
         except ApiError as error:

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from tuneloop.serve.answer import Answer, Part, TokenLogprob
 from tuneloop.serve.answering import Answering, Delta
 from tuneloop.serve.gateway import Gateway
-from tuneloop.serve.routes.answers import Chunks, answer, caller, head
+from tuneloop.serve.routes.answers import Chunks, Shape, answer, caller, head
 from tuneloop.serve.schema import ChatRequest
 
 FIELD = {"reasoning": "reasoning_content", "content": "content"}
@@ -23,54 +23,50 @@ FIELD = {"reasoning": "reasoning_content", "content": "content"}
 def add(app: FastAPI, gateway: Gateway) -> None:
     @app.post("/v1/chat/completions")
     async def chat_completions(http: HttpRequest, body: ChatRequest) -> Response:
-        called: Counter[int] = Counter()
-        usage: dict[str, Any] = {"usage": None} if body.usage_wanted else {}
-
-        def chunk(answering: Answering, index: int, delta: dict[str, Any], **more: Any) -> dict[str, Any]:
-            choice = {"index": index, "delta": delta, "finish_reason": None, "logprobs": None} | more
-            return head(gateway, answering, "chat.completion.chunk") | {"choices": [choice]} | usage
-
-        def first(answering: Answering) -> Chunks:
-            for i in range(len(answering.answers)):
-                yield chunk(answering, i, {"role": "assistant", "content": ""})
-
-        def chunks(answering: Answering, delta: Delta) -> Chunks:
-            logprobs = _logprobs(delta.logprobs) if body.logprobs else None
-            for part in delta.parts or [None] * bool(delta.logprobs):
-                said = {} if part is None else _said(part, called[delta.index])
-                called[delta.index] += part is not None and part[0] == "call"
-                yield chunk(answering, delta.index, said, logprobs=logprobs)
-                logprobs = None
-            if delta.finish:
-                yield chunk(answering, delta.index, {}, finish_reason=delta.finish)
-
-        def last(answering: Answering) -> Chunks:
-            if usage:
-                yield head(gateway, answering, "chat.completion.chunk") | {"choices": [], "usage": answering.usage}
-
-        def whole(answering: Answering, logprobs: list[list[TokenLogprob]]) -> dict[str, Any]:
-            choices = [
-                {
-                    "index": i,
-                    "message": _message(said),
-                    "finish_reason": said.finish,
-                    "logprobs": _logprobs(found) if body.logprobs else None,
-                }
-                for i, (said, found) in enumerate(zip(answering.answers, logprobs, strict=True))
-            ]
-            return head(gateway, answering, "chat.completion") | {"choices": choices, "usage": answering.usage}
-
         who = caller(http, "chatcmpl", body.user)
-        return await answer(
-            gateway,
-            http,
-            body.asked(),
-            who,
-            whole=whole,
-            chunks=chunks if body.stream else None,
-            first=first,
-            last=last,
-        )
+        return await answer(gateway, http, body.asked(), who, shape(gateway, body), stream=body.stream)
+
+
+def shape(gateway: Gateway, body: ChatRequest) -> Shape:
+    """How the answers to ``body`` are told."""
+    called: Counter[int] = Counter()
+    usage: dict[str, Any] = {"usage": None} if body.usage_wanted else {}
+
+    def chunk(answering: Answering, index: int, delta: dict[str, Any], **more: Any) -> dict[str, Any]:
+        choice = {"index": index, "delta": delta, "finish_reason": None, "logprobs": None} | more
+        return head(gateway, answering, "chat.completion.chunk") | {"choices": [choice]} | usage
+
+    def first(answering: Answering) -> Chunks:
+        for i in range(len(answering.answers)):
+            yield chunk(answering, i, {"role": "assistant", "content": ""})
+
+    def chunks(answering: Answering, delta: Delta) -> Chunks:
+        logprobs = _logprobs(delta.logprobs) if body.logprobs else None
+        for part in delta.parts or [None] * bool(delta.logprobs):
+            said = {} if part is None else _said(part, called[delta.index])
+            called[delta.index] += part is not None and part[0] == "call"
+            yield chunk(answering, delta.index, said, logprobs=logprobs)
+            logprobs = None
+        if delta.finish:
+            yield chunk(answering, delta.index, {}, finish_reason=delta.finish)
+
+    def last(answering: Answering) -> Chunks:
+        if usage:
+            yield head(gateway, answering, "chat.completion.chunk") | {"choices": [], "usage": answering.usage}
+
+    def whole(answering: Answering, logprobs: list[list[TokenLogprob]]) -> dict[str, Any]:
+        choices = [
+            {
+                "index": i,
+                "message": _message(said),
+                "finish_reason": said.finish,
+                "logprobs": _logprobs(found) if body.logprobs else None,
+            }
+            for i, (said, found) in enumerate(zip(answering.answers, logprobs, strict=True))
+        ]
+        return head(gateway, answering, "chat.completion") | {"choices": choices, "usage": answering.usage}
+
+    return Shape(whole, chunks, last, first)
 
 
 def _said(part: Part, calls: int) -> dict[str, Any]:

@@ -11,40 +11,43 @@ from starlette.responses import Response
 from tuneloop.serve.answer import TokenLogprob
 from tuneloop.serve.answering import Answering, Delta
 from tuneloop.serve.gateway import Gateway
-from tuneloop.serve.routes.answers import Chunks, answer, caller, head
+from tuneloop.serve.routes.answers import Chunks, Shape, answer, caller, head
 from tuneloop.serve.schema import CompletionRequest
 
 
 def add(app: FastAPI, gateway: Gateway) -> None:
     @app.post("/v1/completions")
     async def completions(http: HttpRequest, body: CompletionRequest) -> Response:
-        usage: dict[str, Any] = {"usage": None} if body.usage_wanted else {}
-        offsets: dict[int, int] = {}
-
-        def choice(index: int, text: str, found: list[TokenLogprob], finish: str | None) -> dict[str, Any]:
-            at = offsets.get(index, 0)
-            logprobs = _logprobs(found, at) if body.logprobs is not None else None
-            offsets[index] = at + sum(len(t) for t in logprobs["tokens"]) if logprobs else 0
-            return {"index": index, "text": text, "finish_reason": finish, "logprobs": logprobs}
-
-        def chunks(answering: Answering, delta: Delta) -> Chunks:
-            text = "".join(said for _, said in delta.parts)
-            one = choice(delta.index, text, list(delta.logprobs), delta.finish)
-            yield head(gateway, answering, "text_completion") | {"choices": [one]} | usage
-
-        def last(answering: Answering) -> Chunks:
-            if usage:
-                yield head(gateway, answering, "text_completion") | {"choices": [], "usage": answering.usage}
-
-        def whole(answering: Answering, logprobs: list[list[TokenLogprob]]) -> dict[str, Any]:
-            said = enumerate(zip(answering.answers, logprobs, strict=True))
-            choices = [choice(i, a.content, found, a.finish) for i, (a, found) in said]
-            return head(gateway, answering, "text_completion") | {"choices": choices, "usage": answering.usage}
-
         who = caller(http, "cmpl", body.user)
-        return await answer(
-            gateway, http, body.asked(), who, whole=whole, chunks=chunks if body.stream else None, last=last
-        )
+        return await answer(gateway, http, body.asked(), who, shape(gateway, body), stream=body.stream)
+
+
+def shape(gateway: Gateway, body: CompletionRequest) -> Shape:
+    """How the answers to ``body`` are told."""
+    usage: dict[str, Any] = {"usage": None} if body.usage_wanted else {}
+    offsets: dict[int, int] = {}
+
+    def choice(index: int, text: str, found: list[TokenLogprob], finish: str | None) -> dict[str, Any]:
+        at = offsets.get(index, 0)
+        logprobs = _logprobs(found, at) if body.logprobs is not None else None
+        offsets[index] = at + sum(len(t) for t in logprobs["tokens"]) if logprobs else 0
+        return {"index": index, "text": text, "finish_reason": finish, "logprobs": logprobs}
+
+    def chunks(answering: Answering, delta: Delta) -> Chunks:
+        text = "".join(said for _, said in delta.parts)
+        one = choice(delta.index, text, list(delta.logprobs), delta.finish)
+        yield head(gateway, answering, "text_completion") | {"choices": [one]} | usage
+
+    def last(answering: Answering) -> Chunks:
+        if usage:
+            yield head(gateway, answering, "text_completion") | {"choices": [], "usage": answering.usage}
+
+    def whole(answering: Answering, logprobs: list[list[TokenLogprob]]) -> dict[str, Any]:
+        said = enumerate(zip(answering.answers, logprobs, strict=True))
+        choices = [choice(i, a.content, found, a.finish) for i, (a, found) in said]
+        return head(gateway, answering, "text_completion") | {"choices": choices, "usage": answering.usage}
+
+    return Shape(whole, chunks, last)
 
 
 def _logprobs(found: list[TokenLogprob], offset: int) -> dict[str, Any]:

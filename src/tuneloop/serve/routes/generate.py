@@ -11,36 +11,36 @@ from starlette.responses import Response
 from tuneloop.serve.answer import TokenLogprob
 from tuneloop.serve.answering import Answering, Delta
 from tuneloop.serve.gateway import Gateway
-from tuneloop.serve.routes.answers import Chunks, answer, caller
+from tuneloop.serve.routes.answers import Chunks, Shape, answer, caller
 from tuneloop.serve.schema import GenerateRequest
 
 
 def add(app: FastAPI, gateway: Gateway) -> None:
     @app.post("/generate")
     async def generate(http: HttpRequest, body: GenerateRequest) -> Response:
-        def end(answering: Answering) -> dict[str, Any]:
-            said = answering.answers[0]
-            known = {"id": answering.caller.request_id, "model": gateway.model, "finish_reason": said.finish}
-            return known | {"usage": answering.usage}
+        who = caller(http, "gen", body.user)
+        asked = body.asked(gateway.config.system)
+        return await answer(gateway, http, asked, who, shape(gateway), stream=body.stream)
 
-        def chunks(_: Answering, delta: Delta) -> Chunks:
-            for kind, text in delta.parts:
-                yield {"text" if kind == "content" else kind: text}
 
-        def last(answering: Answering) -> Chunks:
-            yield end(answering)
+def shape(gateway: Gateway) -> Shape:
+    """How the answer is told."""
 
-        def whole(answering: Answering, _: list[list[TokenLogprob]]) -> dict[str, Any]:
-            said = answering.answers[0]
-            reasoning = {} if said.reasoning is None else {"reasoning": said.reasoning}
-            return {"text": said.content, **reasoning} | end(answering)
+    def end(answering: Answering) -> dict[str, Any]:
+        said = answering.answers[0]
+        known = {"id": answering.caller.request_id, "model": gateway.model, "finish_reason": said.finish}
+        return known | {"usage": answering.usage}
 
-        return await answer(
-            gateway,
-            http,
-            body.asked(gateway.config.system),
-            caller(http, "gen", body.user),
-            whole=whole,
-            chunks=chunks if body.stream else None,
-            last=last,
-        )
+    def chunks(_: Answering, delta: Delta) -> Chunks:
+        for kind, text in delta.parts:
+            yield {"text" if kind == "content" else kind: text}
+
+    def last(answering: Answering) -> Chunks:
+        yield end(answering)
+
+    def whole(answering: Answering, _: list[list[TokenLogprob]]) -> dict[str, Any]:
+        said = answering.answers[0]
+        reasoning = {} if said.reasoning is None else {"reasoning": said.reasoning}
+        return {"text": said.content, **reasoning} | end(answering)
+
+    return Shape(whole, chunks, last)

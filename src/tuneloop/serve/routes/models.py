@@ -12,13 +12,18 @@ from tuneloop.serve.gateway import Gateway
 def add(app: FastAPI, gateway: Gateway) -> None:
     @app.get("/v1/models")
     async def models() -> JSONResponse:
-        return JSONResponse({"object": "list", "data": [_model(gateway)]})
+        return JSONResponse(listed(gateway))
 
     @app.get("/v1/models/{name:path}")
     async def model(name: str) -> JSONResponse:
         if name != gateway.model:
             raise ApiError(404, f"there is no model {name!r} here", param="model", code="model_not_found")
         return JSONResponse(_model(gateway))
+
+
+def listed(gateway: Gateway) -> dict[str, object]:
+    """The body of the list."""
+    return {"object": "list", "data": [_model(gateway)]}
 
 
 def _model(gateway: Gateway) -> dict[str, object]:

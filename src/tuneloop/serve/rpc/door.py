@@ -1,0 +1,86 @@
+"""The door in front of every gRPC method: request id, key, scope. What is not opened here stays shut."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+
+from tuneloop.serve import access_log, keys
+from tuneloop.serve.api_error import ApiError
+from tuneloop.serve.gateway import Gateway
+from tuneloop.serve.keys import Key
+from tuneloop.serve.routes.answers import CONVERSATION_HEADER
+from tuneloop.serve.rpc.failures import fail
+from tuneloop.serve.trace import Trace
+
+PUBLIC = "/grpc.health.v1.Health/"
+OPEN_TO: tuple[tuple[str, keys.Scope], ...] = (
+    ("/tuneloop.v1.Tuneloop/", "chat"),
+    ("/grpc.reflection.v1alpha.ServerReflection/", "chat"),
+)
+"""Method prefix -> scope; every other method, also an unknown one, needs ``admin``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is known of the call that runs."""
+
+    request_id: str
+    key: Key
+    method: str
+    conversation: str = ""
+    trace: Trace | None = None
+
+
+CALL: ContextVar[Known] = ContextVar("tuneloop_grpc_call")
+
+
+class Door(grpc.aio.ServerInterceptor):  # type: ignore[misc]
+    """Asks for a key before a message is read.
+
+    Args:
+        gateway: Has the keys and the counters.
+    """
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+
+    async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], details: Any) -> Any:
+        """Set ``CALL``, or answer with the refusal."""
+        request_id = uuid.uuid4().hex
+        metadata = dict(details.invocation_metadata or ())
+        try:
+            key = self._admit(details.method, _text(metadata.get("authorization")))
+        except ApiError as error:
+            refused = error
+            self._gateway.metrics.request("grpc", error.status_code)
+            access_log.refused(self._gateway, error)
+
+            async def refuse(_: Any, context: Any) -> None:
+                await fail(context, refused, request_id)
+
+            return grpc.stream_stream_rpc_method_handler(refuse)
+        trace, conversation = Trace.of(_text(metadata.get("traceparent"))), _text(metadata.get(CONVERSATION_HEADER))
+        CALL.set(Known(request_id, key, details.method, conversation[:256], trace))
+        return await continuation(details)
+
+    def _admit(self, method: str, authorization: str) -> Key:
+        if method.startswith(PUBLIC) or not self._gateway.config.auth:
+            return keys.ANYBODY
+        kind, _, text = authorization.partition(" ")
+        key = self._gateway.ring.find(text.strip()) if kind.lower() == "bearer" else None
+        if key is None:
+            raise ApiError(401, "a valid API key is needed: authorization: Bearer KEY", code="invalid_api_key")
+        needed: keys.Scope = next((scope for prefix, scope in OPEN_TO if method.startswith(prefix)), "admin")
+        if not key.may(needed):
+            raise ApiError(403, f"this key may not do that; it lacks the scope {needed}", code="missing_scope")
+        return key
+
+
+def _text(value: str | bytes | None) -> str:
+    return value.decode("latin-1") if isinstance(value, bytes) else value or ""
