@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -17,15 +18,20 @@ from tuneloop.types import Request, Response, Sampling, TokenEvent
 
 CONTEXT, RUNNING = 256, 4
 PROMPT = tuple(range(40, 64))
-KINDS = ["fake", "transformers", "llamacpp"]
+KINDS = ["fake", "transformers", "llamacpp", "openvino"]
 
 
 @pytest.fixture(scope="module")
 def bundles(tmp_path_factory: pytest.TempPathFactory, tiny: Callable[..., Path]) -> dict[str, Bundle]:
     pytest.importorskip("transformers", reason="the tiny models need the train extra")
     folder = open_bundle(tiny("llama", "chatml"))
-    gguf = open_bundle(tiny_gguf(tmp_path_factory.mktemp("gguf") / "tiny"))
-    return {"fake": folder, "transformers": folder, "llamacpp": gguf}
+    ggufs = tmp_path_factory.mktemp("gguf")
+    return {
+        "fake": folder,
+        "transformers": folder,
+        "llamacpp": open_bundle(tiny_gguf(ggufs / "f32")),
+        "openvino": open_bundle(tiny_gguf(ggufs / "f16", matrices="f16")),  # it reads no float32 matrices
+    }
 
 
 @pytest.fixture(scope="module", params=[*KINDS, *(f"{k}-process" for k in KINDS)])
@@ -48,11 +54,14 @@ def fresh(request: pytest.FixtureRequest, bundles: dict[str, Bundle]) -> Iterato
 def _make(kind: str, bundles: dict[str, Bundle], *, in_child: bool) -> Engine:
     if kind == "llamacpp":
         pytest.importorskip("xllamacpp", reason="pip install 'tuneloop[llamacpp]'")
+    if kind == "openvino" and importlib.util.find_spec("openvino_genai") is None:
+        pytest.skip("pip install 'tuneloop[openvino]'")
     config = EngineConfig(
         name=kind,
         max_running=RUNNING,
         context_tokens=CONTEXT,
         threads=1,
+        dtype="float32",
         prefix_cache=False,
         fake=FakeConfig(token_delay_s=0.002),
     )

@@ -22,6 +22,7 @@ Factory = Callable[["Bundle | None", EngineConfig], Engine]
 _BUILT_IN = {
     "fake": "tuneloop.engines.fake:FakeEngine",
     "llamacpp": "tuneloop.engines.llamacpp:LlamaCppEngine",
+    "openvino": "tuneloop.engines.openvino:OpenVinoEngine",
     "transformers": "tuneloop.engines.transformers_engine:TransformersEngine",
 }
 
