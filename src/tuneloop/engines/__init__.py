@@ -10,7 +10,7 @@ Engines take token ids and know no text. ``EngineProcess`` keeps one in a superv
 from __future__ import annotations
 
 from tuneloop.engines.base import Capabilities, Engine
-from tuneloop.engines.config import EngineConfig, FakeConfig
+from tuneloop.engines.config import EngineConfig, FakeConfig, UpstreamConfig
 from tuneloop.engines.generate import generate
 from tuneloop.engines.process import EngineProcess, State
 from tuneloop.engines.process_engine import ProcessEngine
@@ -24,6 +24,7 @@ __all__ = [
     "FakeConfig",
     "ProcessEngine",
     "State",
+    "UpstreamConfig",
     "choose",
     "create",
     "generate",

@@ -224,9 +224,13 @@ def unreadable(bundle: Bundle) -> str | None:
         return "GGUF cannot hold the virtual tokens of this adapter (prefix or prompt tuning)"
     header = read_header(bundle.gguf_file)
     if header.architecture not in ARCHITECTURES:
-        return f"openvino does not know the architecture {header.architecture!r} (only {', '.join(sorted(ARCHITECTURES))})"
+        return (
+            f"openvino does not know the architecture {header.architecture!r} (only {', '.join(sorted(ARCHITECTURES))})"
+        )
     if "rope_freqs.weight" in header.tensors or header.of_architecture("rope.scaling.type") not in (None, "none"):
-        return "openvino's GGUF reader ignores the scaled rotary frequencies of this model, so its answers would be wrong"
+        return (
+            "openvino's GGUF reader ignores the scaled rotary frequencies of this model, so its answers would be wrong"
+        )
     return None
 
 

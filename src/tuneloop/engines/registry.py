@@ -24,6 +24,7 @@ _BUILT_IN = {
     "llamacpp": "tuneloop.engines.llamacpp:LlamaCppEngine",
     "openvino": "tuneloop.engines.openvino:OpenVinoEngine",
     "transformers": "tuneloop.engines.transformers_engine:TransformersEngine",
+    "upstream": "tuneloop.engines.upstream:UpstreamEngine",
 }
 
 

@@ -110,7 +110,9 @@ def test_the_default_precision_gives_most_of_the_same_tokens(bundle: Bundle, eng
 
 def test_the_end_token_of_the_file_does_not_end_an_answer_that_does_not_name_it(bundle: Bundle, engine: Engine) -> None:
     end = json.loads((bundle.path / "tokenizer_config.json").read_text())["eos_token"]
-    vocabulary = {t["content"]: t["id"] for t in json.loads((bundle.path / "tokenizer.json").read_text())["added_tokens"]}
+    vocabulary = {
+        t["content"]: t["id"] for t in json.loads((bundle.path / "tokenizer.json").read_text())["added_tokens"]
+    }
     draws = [
         generate(engine, [Request("r", PROMPT, Sampling(480, 5.0, seed=seed), stop_ids=stop)])[0]
         for seed in range(4)
