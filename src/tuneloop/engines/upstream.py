@@ -184,12 +184,13 @@ class UpstreamEngine:
         for way in ways:
             job = Job(_PROBE, 1)
             reply = await self._http.post(way.path, json=way.body(job) | {"stream": False})
-            if reply.status_code in (401, 403, 429) or reply.status_code >= 500:
+            known_route = way.path.startswith("/v1/")  # others may be refused like anything that is not there
+            if (reply.status_code in (401, 403, 429) and known_route) or reply.status_code >= 500:
                 _check(reply.status_code, reply.text, self._base)
             if reply.status_code != 200:
                 refusal = f"{reply.status_code}: {reply.text[:200]}"
                 continue
-            with suppress(LookupError, TypeError, ValueError, ServeError):
+            with suppress(LookupError, TypeError, ValueError, AttributeError, ServeError):
                 event = way.read(job, reply.json())
                 if event.token_ids or isinstance(way, Text):
                     return way
@@ -215,7 +216,7 @@ class UpstreamEngine:
         except self._httpx.HTTPError as error:
             problem = f"the connection to the server failed: {type(error).__name__}: {error}"
             self._emit(job, TokenEvent(job.request.id, finish="error", error=problem))
-        except (LookupError, TypeError, ValueError) as error:
+        except Exception as error:  # whatever it was, the request must end
             problem = f"the server sent what cannot be understood: {type(error).__name__}: {error}"
             self._emit(job, TokenEvent(job.request.id, finish="error", error=problem))
 

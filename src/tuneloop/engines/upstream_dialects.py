@@ -64,7 +64,7 @@ class Dialect(Protocol):
         """What a piece of the answer says. ``finish`` ends the request; without it, the next ``body`` goes on.
 
         Raises:
-            LookupError, TypeError, ValueError: It is not what this kind of server sends.
+            LookupError, TypeError, ValueError, AttributeError: It is not what this kind of server sends.
             ServeError: It says that it has failed.
         """
         ...
