@@ -8,21 +8,18 @@ With ``engine.upstream.command`` the server is started here, ended with the engi
 from __future__ import annotations
 
 import asyncio
-import json
-import os
 import queue
 import threading
-from collections.abc import AsyncIterator
 from concurrent.futures import Future
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, cast
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any
 
 from tuneloop.engines.base import too_long
 from tuneloop.engines.config import EngineConfig, UpstreamConfig
-from tuneloop.engines.upstream_dialects import PROBE_IDS, Dialect, Job, LlamaServer, Text, Tokenize, Vllm
+from tuneloop.engines.upstream_dialects import PROBE_IDS, Dialect, Job, LlamaServer, Text, Vllm
+from tuneloop.engines.upstream_http import check, chunks, client, exact_tokenizer
 from tuneloop.engines.upstream_server import OwnServer
-from tuneloop.errors import ConfigError, ModelError, ServeError, need
+from tuneloop.errors import ConfigError, ServeError, need
 from tuneloop.types import Request, TokenEvent
 
 if TYPE_CHECKING:
@@ -30,8 +27,8 @@ if TYPE_CHECKING:
 
     from tuneloop.models import Bundle
 
-LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 UNLIMITED_TOKENS = 1 << 30
+_PROBE = Request("probe", tuple(PROBE_IDS))
 SHUTDOWN_S = 10.0
 
 
@@ -133,7 +130,7 @@ class UpstreamEngine:
     # ---- the loop's thread ----
 
     async def _begin(self, bundle: Bundle | None, config: EngineConfig) -> None:
-        self._client = _client(self._httpx, self._base, config)
+        self._client = client(self._httpx, self._base, config)
         self._places = asyncio.Semaphore(config.max_running)
         try:
             model, reported = await self._model(config.upstream)
@@ -172,13 +169,13 @@ class UpstreamEngine:
         reply = await self._http.get(path)
         if reply.status_code == 404:
             return {}
-        _check(reply.status_code, reply.text, self._base)
+        check(reply.status_code, reply.text, self._base)
         found = reply.json()
         return found if isinstance(found, dict) else {}
 
     async def _probe(self, bundle: Bundle | None, model: str | None) -> Dialect:
         """Ask for one token in each way, the richest first."""
-        tokenize = _tokenizer(bundle)
+        tokenize = exact_tokenizer(bundle)
         ways: list[Dialect] = [Vllm(model), LlamaServer(), *([Text(model, tokenize)] if tokenize else [])]
         refusal = "no way was tried"
         for way in ways:
@@ -186,7 +183,7 @@ class UpstreamEngine:
             reply = await self._http.post(way.path, json=way.body(job) | {"stream": False})
             known_route = way.path.startswith("/v1/")  # others may be refused like anything that is not there
             if (reply.status_code in (401, 403, 429) and known_route) or reply.status_code >= 500:
-                _check(reply.status_code, reply.text, self._base)
+                check(reply.status_code, reply.text, self._base)
             if reply.status_code != 200:
                 refusal = f"{reply.status_code}: {reply.text[:200]}"
                 continue
@@ -226,8 +223,8 @@ class UpstreamEngine:
         before = len(job.made)
         async with self._http.stream("POST", self.dialect.path, json=body) as reply:
             if reply.status_code != 200:
-                _check(reply.status_code, (await reply.aread()).decode("utf-8", "replace"), self._base)
-            async for chunk in _chunks(reply, streaming=body["stream"]):
+                check(reply.status_code, (await reply.aread()).decode("utf-8", "replace"), self._base)
+            async for chunk in chunks(reply, streaming=body["stream"]):
                 event = self.dialect.read(job, chunk)
                 if event.token_ids or event.finish:
                     self._emit(job, event)
@@ -252,63 +249,3 @@ class UpstreamEngine:
         await asyncio.gather(*others, return_exceptions=True)
         if self._client is not None:
             await self._client.aclose()
-
-
-_PROBE = Request("probe", tuple(PROBE_IDS))
-
-
-def _client(library: Any, base: str, config: EngineConfig) -> httpx.AsyncClient:
-    upstream = config.upstream
-    key = os.environ.get(upstream.key_env)
-    made = library.AsyncClient(
-        base_url=base,
-        headers={"Authorization": f"Bearer {key}"} if key else {},
-        timeout=library.Timeout(upstream.read_timeout_s, connect=upstream.connect_timeout_s, pool=None),
-        limits=library.Limits(max_connections=None, max_keepalive_connections=config.max_running),
-        trust_env=urlsplit(base).hostname not in LOOPBACK,  # a proxy cannot reach this machine's own servers
-    )
-    return cast("httpx.AsyncClient", made)
-
-
-async def _chunks(reply: httpx.Response, *, streaming: bool) -> AsyncIterator[dict[str, Any]]:
-    """The bodies of a stream of server-sent events, or the one body."""
-    if not streaming:
-        yield json.loads(await reply.aread())
-        return
-    async for line in reply.aiter_lines():
-        data = line.removeprefix("data:").strip() if line.startswith("data:") else ""
-        if data == "[DONE]":
-            return
-        if data:
-            yield json.loads(data)
-
-
-def _check(status: int, text: str, where: str) -> None:
-    """Raise what an answer that is not 200 says."""
-    try:
-        error = json.loads(text)["error"]
-        message = str(error["message"] if isinstance(error, dict) else error)
-    except (ValueError, LookupError, TypeError):
-        message = text[:200]
-    hint = "put its key into the variable that engine.upstream.key_env names" if status in (401, 403) else None
-    if status != 200:
-        raise ServeError(f"the server answered {status}: {message}", where=where, hint=hint)
-
-
-def _tokenizer(bundle: Bundle | None) -> Tokenize | None:
-    """Text -> ids that say exactly this text, piece by piece; None where that cannot be had."""
-    if bundle is None:
-        return None
-    from tuneloop.models import load_tokenizer
-
-    try:
-        tokenizer = load_tokenizer(bundle)
-    except ModelError:
-        return None
-
-    def tokenize(text: str) -> list[int]:
-        ids: list[int] = tokenizer.encode(text, add_special_tokens=False)
-        return ids
-
-    exact = all(tokenizer.decode(tokenize(text)) == text for text in (" a", "a", "\n\n", "我"))
-    return tokenize if exact else None

@@ -246,7 +246,8 @@ def test_our_own_gateway_gives_text_and_the_text_is_exact(tiny: Callable[..., Pa
             engine.close()
     direct = generate(create(fake(), None), [Request("r", prompt, Sampling(200), chat.stop_ids)])[0]
     assert answer.finish == direct.finish == "stop"
-    assert chat.tokenizer.decode(answer.token_ids) == chat.tokenizer.decode(direct.token_ids)
+    said = chat.tokenizer.decode(direct.token_ids, skip_special_tokens=True)  # as every server writes text
+    assert chat.tokenizer.decode(answer.token_ids) == said
     assert "我的银行卡丢了" in chat.tokenizer.decode(answer.token_ids)
 
 
