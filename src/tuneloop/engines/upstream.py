@@ -11,7 +11,7 @@ import asyncio
 import queue
 import threading
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING, Any
 
 from tuneloop.engines.base import too_long
@@ -224,12 +224,13 @@ class UpstreamEngine:
         async with self._http.stream("POST", self.dialect.path, json=body) as reply:
             if reply.status_code != 200:
                 check(reply.status_code, (await reply.aread()).decode("utf-8", "replace"), self._base)
-            async for chunk in chunks(reply, streaming=body["stream"]):
-                event = self.dialect.read(job, chunk)
-                if event.token_ids or event.finish:
-                    self._emit(job, event)
-                if event.finish or job.repair:
-                    return event.finish is not None
+            async with aclosing(chunks(reply, streaming=body["stream"])) as pieces:
+                async for chunk in pieces:
+                    event = self.dialect.read(job, chunk)
+                    if event.token_ids or event.finish:
+                        self._emit(job, event)
+                    if event.finish or job.repair:
+                        return event.finish is not None
         if len(job.made) == before or not isinstance(self.dialect, LlamaServer):
             raise ServeError("the server ended its stream without saying why")
         return False
@@ -249,3 +250,4 @@ class UpstreamEngine:
         await asyncio.gather(*others, return_exceptions=True)
         if self._client is not None:
             await self._client.aclose()
+        await self._loop.shutdown_asyncgens()

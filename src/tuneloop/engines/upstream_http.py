@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
@@ -33,17 +34,18 @@ def client(library: Any, base: str, config: EngineConfig) -> httpx.AsyncClient:
     return cast("httpx.AsyncClient", made)
 
 
-async def chunks(reply: httpx.Response, *, streaming: bool) -> AsyncIterator[dict[str, Any]]:
+async def chunks(reply: httpx.Response, *, streaming: bool) -> AsyncGenerator[dict[str, Any], None]:
     """The bodies of a stream of server-sent events, or the one body."""
     if not streaming:
         yield json.loads(await reply.aread())
         return
-    async for line in reply.aiter_lines():
-        data = line.removeprefix("data:").strip() if line.startswith("data:") else ""
-        if data == "[DONE]":
-            return
-        if data:
-            yield json.loads(data)
+    async with aclosing(reply.aiter_lines()) as lines:  # type: ignore[type-var]
+        async for line in lines:
+            data = line.removeprefix("data:").strip() if line.startswith("data:") else ""
+            if data == "[DONE]":
+                return
+            if data:
+                yield json.loads(data)
 
 
 def check(status: int, text: str, where: str) -> None:

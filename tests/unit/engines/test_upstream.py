@@ -16,7 +16,7 @@ from tuneloop.chat import Chat
 from tuneloop.engines import EngineConfig, FakeConfig, UpstreamConfig, create, generate
 from tuneloop.errors import ConfigError, ServeError
 from tuneloop.models import Bundle, load_tokenizer, open_bundle
-from tuneloop.types import Message, Request, Response, Sampling
+from tuneloop.types import Request, Response, Sampling
 
 pytest.importorskip("httpx", reason="pip install 'tuneloop[serve]'")
 
@@ -231,7 +231,7 @@ def test_our_own_gateway_gives_text_and_the_text_is_exact(tiny: Callable[..., Pa
 
     bundle = open_bundle(tiny("llama", "chatml"))
     chat = Chat(load_tokenizer(bundle))
-    prompt = chat.prompt_ids([Message("user", "My card 我的银行卡丢了 is lost!")])
+    prompt = tuple(chat.tokenizer("My card 我的银行卡丢了 is lost!")["input_ids"])
     with (
         running(ServeConfig(engine=fake(), model_name="bank"), bundle) as (_, url, key),
         pytest.MonkeyPatch.context() as m,
