@@ -291,11 +291,7 @@ class EngineProcess:
         with self._lock:
             for held in lost:
                 del self._held[held.request.id]
-        events = [
-            TokenEvent(
-                h.request.id, finish="cancelled" if h.cancelled else finish, error=None if h.cancelled else error
-            )
-            for h in lost
-        ]
-        if events:
+        cancelled = ("cancelled", None)
+        ends = [(h.request.id, *(cancelled if h.cancelled else (finish, error))) for h in lost]
+        if events := [TokenEvent(name, finish=how, error=why) for name, how, why in ends]:
             self._deliver(events)
