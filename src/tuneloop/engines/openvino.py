@@ -8,7 +8,8 @@ computes with depends on ``engine.dtype``:
   naive ``generate`` where two tokens are about as probable: of the first 64 tokens of eight open-ended prompts
   (SmolLM2-135M, Q8_0), 38 % came before the first other token, against 35 % in llama.cpp, which also rounds activations
   to 8 bits (``benchmarks/engines_cpu.py``).
-* ``bfloat16``, ``float16``: that precision for activations and cache.
+* ``bfloat16``, ``float16``: that precision for activations and cache. Where the CPU computes only one of the two,
+  OpenVINO takes that one.
 
 Not declared, because they are not what ``Sampling`` promises: its penalties push a token up whose logit is negative;
 there is no ``logit_bias``; alternatives to a token are not reported.

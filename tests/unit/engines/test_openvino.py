@@ -99,7 +99,7 @@ def test_drawn_tokens_follow_the_distribution(engine: Engine, model: torch.nn.Mo
     assert abs(share - mass) < 4 * (mass * (1 - mass) / count) ** 0.5
 
 
-def test_the_default_precision_gives_most_of_the_same_tokens(bundle: Bundle, engine: Engine) -> None:
+def test_the_default_precision_is_close_to_float32(bundle: Bundle, engine: Engine) -> None:
     fast = create(EngineConfig(name="openvino", max_running=4, context_tokens=512, threads=1), bundle)
     try:
         exact, quick = (generate(e, [Request("r", PROMPT, Sampling(1))])[0] for e in (engine, fast))
