@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -12,15 +13,18 @@ from tests.tiny import Style, tiny_tokenizer, tokenizer_json
 LAYERS, HIDDEN, INNER, HEADS, KV_HEADS, CONTEXT = 2, 64, 128, 4, 2, 512
 
 
-def tiny_gguf(folder: Path, style: Style = "chatml", seed: int = 0) -> Path:
-    """Write ``model.f32.gguf``, tokenizer and template into a folder; returns the folder."""
+def tiny_gguf(
+    folder: Path, style: Style = "chatml", seed: int = 0, matrices: Literal["f32", "f16", "q8_0"] = "f32"
+) -> Path:
+    """Write ``model.<matrices>.gguf``, tokenizer and template into a folder; returns the folder. Vectors stay float32."""
     import gguf
 
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = tiny_tokenizer(style)
     tokenizer.save_pretrained(folder)
-    writer = gguf.GGUFWriter(folder / "model.f32.gguf", "llama")
+    writer = gguf.GGUFWriter(folder / f"model.{matrices}.gguf", "llama")
     writer.add_tags(["random", "tests"])  # an array of strings in front of the numbers, as in published files
+    writer.add_file_type(gguf.LlamaFileType[{"f32": "ALL_F32"}.get(matrices, f"MOSTLY_{matrices.upper()}")])
     writer.add_context_length(CONTEXT)
     writer.add_embedding_length(HIDDEN)
     writer.add_block_count(LAYERS)
@@ -34,7 +38,8 @@ def tiny_gguf(folder: Path, style: Style = "chatml", seed: int = 0) -> Path:
     rng = np.random.default_rng(seed)
     for name, shape in _shapes(len(tokenizer)).items():
         value = np.ones(shape) if "norm" in name else rng.normal(0.0, 0.1, shape)
-        writer.add_tensor(name, value.astype(np.float32))
+        kind = gguf.GGMLQuantizationType["F32" if value.ndim == 1 else matrices.upper()]
+        writer.add_tensor(name, gguf.quants.quantize(value.astype(np.float32), kind), raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -2,61 +2,103 @@
 
 from __future__ import annotations
 
+import importlib.util
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.llama_server import llama_server
 from tests.tiny_gguf import tiny_gguf
-from tuneloop.engines import Engine, EngineConfig, FakeConfig, ProcessEngine, create, generate
+from tests.vllm_like import VllmLike
+from tuneloop.engines import Engine, EngineConfig, FakeConfig, ProcessEngine, UpstreamConfig, create, generate
 from tuneloop.errors import ServeError
 from tuneloop.models import Bundle, open_bundle
 from tuneloop.types import Request, Response, Sampling, TokenEvent
 
 CONTEXT, RUNNING = 256, 4
 PROMPT = tuple(range(40, 64))
-KINDS = ["fake", "transformers", "llamacpp"]
+KINDS = ["fake", "transformers", "llamacpp", "openvino", "vllm", "llamaserver"]
+"""The last two are the engine ``upstream`` with a server that talks like vLLM, and with llama.cpp's real one."""
+NAMES = {"vllm": "upstream", "llamaserver": "upstream"}
 
 
 @pytest.fixture(scope="module")
 def bundles(tmp_path_factory: pytest.TempPathFactory, tiny: Callable[..., Path]) -> dict[str, Bundle]:
     pytest.importorskip("transformers", reason="the tiny models need the train extra")
     folder = open_bundle(tiny("llama", "chatml"))
-    gguf = open_bundle(tiny_gguf(tmp_path_factory.mktemp("gguf") / "tiny"))
-    return {"fake": folder, "transformers": folder, "llamacpp": gguf}
+    ggufs = tmp_path_factory.mktemp("gguf")
+    float32 = open_bundle(tiny_gguf(ggufs / "f32"))
+    float16 = open_bundle(tiny_gguf(ggufs / "f16", matrices="f16"))  # openvino reads no float32 matrices
+    by_engine = {"llamacpp": float32, "llamaserver": float32, "openvino": float16}
+    return {kind: by_engine.get(kind, folder) for kind in KINDS}
+
+
+@pytest.fixture(scope="module")
+def server(bundles: dict[str, Bundle]) -> Iterator[Callable[[str], str]]:
+    """Kind of server -> its address; started when first asked for."""
+    urls: dict[str, str] = {}
+    with ExitStack() as stack:
+
+        def url(kind: str) -> str:
+            if kind not in urls:
+                if kind == "vllm":
+                    behind = VllmLike(create(_config("transformers"), bundles["transformers"]))
+                    stack.callback(behind.close)
+                    urls[kind] = behind.url
+                else:
+                    urls[kind] = stack.enter_context(llama_server(bundles[kind].gguf_file, CONTEXT, RUNNING))
+            return urls[kind]
+
+        yield url
 
 
 @pytest.fixture(scope="module", params=[*KINDS, *(f"{k}-process" for k in KINDS)])
-def engine(request: pytest.FixtureRequest, bundles: dict[str, Bundle]) -> Iterator[Engine]:
-    kind, _, child = request.param.partition("-")
-    made = _make(kind, bundles, in_child=bool(child))
+def engine(
+    request: pytest.FixtureRequest, bundles: dict[str, Bundle], server: Callable[[str], str]
+) -> Iterator[Engine]:
+    made = _make(request.param, bundles, server)
     yield made
     made.close()
 
 
 @pytest.fixture(params=[*KINDS, *(f"{k}-process" for k in KINDS)])
-def fresh(request: pytest.FixtureRequest, bundles: dict[str, Bundle]) -> Iterator[Engine]:
+def fresh(request: pytest.FixtureRequest, bundles: dict[str, Bundle], server: Callable[[str], str]) -> Iterator[Engine]:
     """An engine that the test may close."""
-    kind, _, child = request.param.partition("-")
-    made = _make(kind, bundles, in_child=bool(child))
+    made = _make(request.param, bundles, server)
     yield made
     made.close()
 
 
-def _make(kind: str, bundles: dict[str, Bundle], *, in_child: bool) -> Engine:
-    if kind == "llamacpp":
+def _make(param: str, bundles: dict[str, Bundle], server: Callable[[str], str]) -> Engine:
+    kind, _, child = param.partition("-")
+    if kind in ("llamacpp", "llamaserver"):
         pytest.importorskip("xllamacpp", reason="pip install 'tuneloop[llamacpp]'")
-    config = EngineConfig(
-        name=kind,
+    if kind == "openvino" and importlib.util.find_spec("openvino_genai") is None:
+        pytest.skip("pip install 'tuneloop[openvino]'")
+    if NAMES.get(kind) == "upstream":
+        pytest.importorskip("httpx", reason="pip install 'tuneloop[serve]'")
+        config = _config("upstream", upstream=UpstreamConfig(url=server(kind)))
+    else:
+        config = _config(kind)
+    return ProcessEngine(bundles[kind], config) if child else create(config, bundles[kind])
+
+
+def _config(name: str, **more: Any) -> EngineConfig:
+    return EngineConfig(
+        name=name,
         max_running=RUNNING,
         context_tokens=CONTEXT,
         threads=1,
+        dtype="float32",
         prefix_cache=False,
         fake=FakeConfig(token_delay_s=0.002),
+        **more,
     )
-    return ProcessEngine(bundles[kind], config) if in_child else create(config, bundles[kind])
 
 
 def ask(
@@ -85,7 +127,7 @@ def until_ended(engine: Engine, count: int) -> list[TokenEvent]:
 
 def test_it_is_an_engine_and_says_what_it_can(engine: Engine) -> None:
     assert isinstance(engine, Engine)
-    assert engine.name in KINDS
+    assert engine.name in {NAMES.get(kind, kind) for kind in KINDS}
     assert engine.capabilities.max_context_tokens == CONTEXT
     assert engine.capabilities.max_running == RUNNING
 

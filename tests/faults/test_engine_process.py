@@ -226,3 +226,67 @@ def test_the_engine_dies_with_its_parent(tmp_path: Path) -> None:
         child = int(parent.stdout.readline())
         parent.kill()
     wait_for(lambda: not Path(f"/proc/{child}").exists() or " Z " in Path(f"/proc/{child}/stat").read_text(), 10)
+
+
+HOARDER = '''
+import pathlib, subprocess, sys
+from tuneloop.engines.fake import FakeEngine
+
+class Hoarder(FakeEngine):
+    """Takes 200 MiB when it sees the token 7: itself, or (token 8) in a process that it starts."""
+
+    name = "hoarder"
+
+    def submit(self, request):
+        super().submit(request)
+        if 7 in request.prompt_ids:
+            self.kept = bytearray(200 << 20)
+            self.kept[::4096] = b"x" * len(self.kept[::4096])
+        if 8 in request.prompt_ids:
+            code = "import time; kept = bytearray(200 << 20); kept[::4096] = b'x' * len(kept[::4096]); time.sleep(60)"
+            self.child = subprocess.Popen([sys.executable, "-c", code])
+'''
+
+
+@pytest.fixture
+def hoarder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> EngineConfig:
+    """A third party's engine that can be made to take memory; its child process may hold 150 MiB."""
+    pytest.importorskip("psutil", reason="pip install 'tuneloop[serve]'")
+    (tmp_path / "hoarder.py").write_text(HOARDER)
+    info = tmp_path / "hoarder-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: hoarder\nVersion: 1\n")
+    (info / "entry_points.txt").write_text("[tuneloop.engines]\nhoarder = hoarder:Hoarder\n")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])]))
+    return config(token_delay_s=0.02, context_tokens=20_000).model_copy(
+        update={"name": "hoarder", "max_memory_bytes": 150 << 20}
+    )
+
+
+@pytest.mark.parametrize("token", [7, 8], ids=["itself", "a-child-of-it"])
+def test_too_much_memory_costs_a_restart_and_a_clean_error(hoarder: EngineConfig, token: int) -> None:
+    heard = Listener()
+    with EngineProcess(hoarder, None, heard).start() as process:
+        process.submit(Request("greedy", (9, token) * 2000, Sampling(max_tokens=4000)))
+        end = heard.ends(1, 60)["greedy"]
+        assert end.finish == "error"
+        assert "engine.max_memory_bytes allows 150" in (end.error or "")
+        wait_for(lambda: process.ready)
+        process.submit(Request("modest", PROMPT, Sampling(max_tokens=2)))
+        assert heard.ends(1)["modest"].finish == "length"
+        assert process.restarts == 1
+
+
+def test_within_the_limit_nothing_happens(hoarder: EngineConfig) -> None:
+    heard = Listener()
+    with EngineProcess(hoarder, None, heard).start() as process:
+        process.submit(Request("long", (9,) * 200, Sampling(max_tokens=100)))
+        assert heard.ends(1)["long"].finish == "length"
+        assert process.restarts == 0
+
+
+def test_a_limit_that_the_model_itself_breaks_is_an_error_at_the_start() -> None:
+    pytest.importorskip("psutil", reason="pip install 'tuneloop[serve]'")
+    small = config().model_copy(update={"max_memory_bytes": 1 << 20})
+    with pytest.raises(ServeError, match=r"engine\.max_memory_bytes allows 1"):
+        EngineProcess(small, None, Listener()).start()

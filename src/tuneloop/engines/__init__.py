@@ -10,7 +10,7 @@ Engines take token ids and know no text. ``EngineProcess`` keeps one in a superv
 from __future__ import annotations
 
 from tuneloop.engines.base import Capabilities, Engine, EngineStats, ReportsStats
-from tuneloop.engines.config import EngineConfig, FakeConfig
+from tuneloop.engines.config import EngineConfig, FakeConfig, UpstreamConfig
 from tuneloop.engines.generate import generate
 from tuneloop.engines.grammar import REFUSED
 from tuneloop.engines.grammar import check as check_grammar
@@ -29,6 +29,7 @@ __all__ = [
     "ProcessEngine",
     "ReportsStats",
     "State",
+    "UpstreamConfig",
     "check_grammar",
     "choose",
     "create",

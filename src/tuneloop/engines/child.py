@@ -50,8 +50,13 @@ def main(handle: int) -> int:
         engine = _start(load, pipe)
         if engine is None:
             return 1
-        _serve(engine, pipe)
-        engine.close()
+        try:
+            _serve(engine, pipe)
+        except TuneloopError as error:  # it says itself that it cannot go on
+            pipe.send(_failed(error))
+            return 1
+        finally:
+            engine.close()
     except (EOFError, ConnectionError):  # the parent is gone
         return 0
     return 0
@@ -68,10 +73,14 @@ def _start(load: Load, pipe: Connection[FromChild, ToChild]) -> Engine | None:
         if ended[0].finish == "error":
             raise ServeError(f"the engine cannot make a token: {ended[0].error}", where=engine.name)
     except TuneloopError as error:
-        pipe.send(Failed(type(error), error.what, error.where, error.hint))
+        pipe.send(_failed(error))
         return None
     pipe.send(Ready(engine.name, engine.capabilities))
     return engine
+
+
+def _failed(error: TuneloopError) -> Failed:
+    return Failed(type(error), error.what, error.where, error.hint)
 
 
 def _serve(engine: Engine, pipe: Connection[FromChild, ToChild]) -> None:
@@ -84,9 +93,7 @@ def _serve(engine: Engine, pipe: Connection[FromChild, ToChild]) -> None:
                 return
             _obey(engine, pipe, command, held)
         reporter.report()
-        if not held:
-            continue
-        if events := engine.poll(BUSY_POLL_S):
+        if events := engine.poll(BUSY_POLL_S if held else 0.0):  # idle, it may still find that it cannot go on
             held.difference_update(e.request_id for e in events if e.finish)
             pipe.send(Events(events))
 

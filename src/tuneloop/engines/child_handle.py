@@ -72,11 +72,11 @@ class ChildHandle:
             raise EOFError from error
 
     def end(self, patience_s: float) -> str:
-        """Wait for it to end by itself, kill it after ``patience_s``; says how it ended."""
+        """Wait for it to end by itself, kill it and what it has started after ``patience_s``; says how it ended."""
         try:
             code = self._process.wait(patience_s)
         except subprocess.TimeoutExpired:
-            self._process.kill()
+            os.killpg(self._process.pid, signal.SIGKILL)  # it leads a session and so a group of its own
             code = self._process.wait()
         self._outbox.put(None)
         self._sender.join()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from tuneloop.config import Config
 
@@ -27,6 +27,35 @@ class FakeConfig(Config):
     """Crash or hang only while this file does not exist, and create it then: the restarted engine is healthy."""
 
 
+class UpstreamConfig(Config):
+    """A server with OpenAI's interface (vLLM, SGLang, llama-server, a cloud endpoint), ours to start or already there."""
+
+    url: str = ""
+    """Its address, such as http://127.0.0.1:8001; a path such as /v1 at the end is understood."""
+    model: str | None = None
+    """The model's name there; default: the first of /v1/models."""
+    key_env: str = "TUNELOOP_UPSTREAM_KEY"
+    """The environment variable that holds the API key. Unset: no key is sent."""
+    connect_timeout_s: float = Field(5.0, gt=0)
+    """How long a connection may take."""
+    read_timeout_s: float = Field(60.0, gt=0)
+    """How long the server may be silent within an answer; then the request ends with an error."""
+    command: tuple[str, ...] = ()
+    """The words of the command that starts the server; it is ended with the engine, and started again when it dies.
+    ``{path}`` stands for the bundle's folder, ``{port}`` for the port of ``url``:
+    [/opt/vllm/bin/vllm, serve, "{path}", --port, "{port}"]."""
+    health_path: str = "/health"
+    """With ``command``: the route that answers 200 when the server is ready."""
+
+    @model_validator(mode="after")
+    def _an_address(self) -> UpstreamConfig:
+        if self.command and not self.url:
+            raise ValueError("engine.upstream.command needs engine.upstream.url, the address it will listen on")
+        if self.url and not self.url.startswith(("http://", "https://")):
+            raise ValueError(f"engine.upstream.url must begin with http:// or https://, not {self.url!r}")
+        return self
+
+
 class EngineConfig(Config):
     """Which engine, and how much it may use."""
 
@@ -40,8 +69,8 @@ class EngineConfig(Config):
     }
 
     name: str = "auto"
-    """auto, transformers, llamacpp, fake, or one that an installed package registers. auto takes llamacpp for GGUF and
-    transformers for everything else."""
+    """auto, transformers, llamacpp, openvino, upstream, fake, or one that an installed package registers. auto picks by
+    bundle and hardware, and says why."""
     max_running: int = Field(8, ge=1, le=1024)
     """How many requests share a step; more wait."""
     context_tokens: int | None = Field(None, ge=16)
@@ -51,7 +80,8 @@ class EngineConfig(Config):
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 ... (transformers)."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Precision of the computation (transformers); a GGUF has its own."""
+    """Precision of the computation (transformers, openvino); in llamacpp a GGUF has its own. openvino's auto rounds
+    activations and cache to 8 bits; its float32 is exact and two to three times slower."""
     merge_adapter: bool = True
     """Fold an adapter into its base in memory (transformers): the same answers, faster."""
     prefix_cache: bool = True
@@ -61,6 +91,11 @@ class EngineConfig(Config):
     """An engine process that holds requests and emits no token for this long is killed and started again."""
     start_timeout_s: float = Field(900.0, gt=0)
     """How long loading the model and the first token may take."""
+    max_memory_bytes: int | None = Field(None, ge=1 << 20)
+    """An engine process that, with all its children, holds more memory than this is killed and started again. Pages of
+    the model's file that are mapped in are counted."""
+    upstream: UpstreamConfig = UpstreamConfig()
+    """Only for name: upstream."""
     fake: FakeConfig = FakeConfig()
     """Only for name: fake."""
 

@@ -39,10 +39,10 @@ def keep_signal_handlers() -> Iterator[None]:
             libc.sigaction(int(number), action, None)
 
 
-def die_with_parent(parent_pid: int) -> None:
-    """Ask the kernel (Linux) to kill this process when its parent is gone."""
+def die_with_parent(parent_pid: int, number: int = signal.SIGKILL) -> None:
+    """Ask the kernel (Linux) to send this process a signal when the thread that started it is gone."""
     if sys.platform != "linux":
         return
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(number))
     if os.getppid() != parent_pid:  # it died before the call
         os._exit(1)

@@ -1,13 +1,14 @@
 """An engine in a supervised child process: a crash or a hang costs a restart, not the gateway.
 
-Health means progress: a child that holds requests and emits no token for ``stall_timeout_s`` is killed. When a child
-dies, a request that had no token yet is given to the next one, once; the others end with an error event. Restarts back
+Health means progress: a child that holds requests and emits no token for ``stall_timeout_s`` is killed, and so is one
+that holds more memory than ``max_memory_bytes``. When a child dies, a request that had no token yet is given to the next one, once; the others end with an error event. Restarts back
 off from half a second to half a minute.
 """
 
 from __future__ import annotations
 
 import enum
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING
 from tuneloop.engines.base import Capabilities, EngineStats
 from tuneloop.engines.child_handle import ChildHandle
 from tuneloop.engines.config import EngineConfig
+from tuneloop.engines.memory import MemoryLimit
 from tuneloop.engines.messages import (
     Cancel,
     Events,
@@ -84,6 +86,7 @@ class EngineProcess:
             name, reason = choose(config, bundle)
             log(f"engine: {name}, because {reason}")
             config = config.model_copy(update={"name": name})
+        MemoryLimit(config.max_memory_bytes, os.getpid())  # says now what it lacks
         self.config, self.bundle = config, bundle
         self.name = config.name
         self.capabilities = Capabilities()
@@ -247,7 +250,10 @@ class EngineProcess:
     def _listen(self, child: ChildHandle) -> str:
         """Take messages until the child must go; says why. Raises EOFError when it has died by itself."""
         born = time.monotonic()
+        memory = MemoryLimit(self.config.max_memory_bytes, child.pid)
         while not self._closing.is_set():
+            if problem := memory.problem():
+                return problem
             if (message := child.receive(TICK_S)) is not None:
                 if problem := self._take(message):
                     return problem
@@ -305,11 +311,7 @@ class EngineProcess:
         with self._lock:
             for held in lost:
                 del self._held[held.request.id]
-        events = [
-            TokenEvent(
-                h.request.id, finish="cancelled" if h.cancelled else finish, error=None if h.cancelled else error
-            )
-            for h in lost
-        ]
-        if events:
+        cancelled = ("cancelled", None)
+        ends = [(h.request.id, *(cancelled if h.cancelled else (finish, error))) for h in lost]
+        if events := [TokenEvent(name, finish=how, error=why) for name, how, why in ends]:
             self._deliver(events)

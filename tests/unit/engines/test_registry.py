@@ -1,28 +1,75 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 from pathlib import Path
 
 import pytest
 
-from tuneloop.engines import EngineConfig, choose, create, names
+from tests.tiny_gguf import tiny_gguf
+from tuneloop.engines import EngineConfig, UpstreamConfig, choose, create, names
 from tuneloop.errors import ConfigError, ModelError
-from tuneloop.models import Bundle
+from tuneloop.models import Bundle, open_bundle
+
+
+@pytest.fixture
+def gguf(tmp_path: Path) -> Bundle:
+    return open_bundle(tiny_gguf(tmp_path / "tiny"))
+
+
+def installed(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if name in names else None)
 
 
 def test_the_built_in_engines_are_known() -> None:
-    assert {"fake", "llamacpp", "transformers"} <= set(names())
+    assert {"fake", "llamacpp", "openvino", "transformers", "upstream"} <= set(names())
 
 
-def test_auto_takes_llamacpp_for_gguf_and_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    gguf, model = Bundle(tmp_path, "gguf"), Bundle(tmp_path, "adapter")
-    assert choose(EngineConfig(), model)[0] == "transformers"
-    monkeypatch.setattr(importlib.util, "find_spec", lambda _: object())
-    assert choose(EngineConfig(), gguf) == ("llamacpp", "the bundle is GGUF")
-    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    name, reason = choose(EngineConfig(), gguf)
+def test_auto_takes_llamacpp_for_gguf_and_says_that_openvino_is_faster(
+    gguf: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed(monkeypatch, "xllamacpp", "openvino_genai")
+    name, why = choose(EngineConfig(), gguf)
+    assert name == "llamacpp"
+    assert "engine.name: openvino is faster" in why
+    installed(monkeypatch, "xllamacpp")
+    assert "tuneloop[openvino]" in choose(EngineConfig(), gguf)[1]
+
+
+def test_auto_takes_openvino_where_only_that_is_installed_and_can_read_the_file(
+    gguf: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed(monkeypatch, "openvino_genai")
+    assert choose(EngineConfig(), gguf)[0] == "openvino"
+    monkeypatch.setattr("tuneloop.engines.openvino.ARCHITECTURES", frozenset({"qwen2"}))
+    assert choose(EngineConfig(), gguf)[0] == "transformers"
+
+
+def test_auto_says_what_to_install_for_gguf(gguf: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    installed(monkeypatch)
+    name, why = choose(EngineConfig(), gguf)
     assert name == "transformers"
-    assert "tuneloop[llamacpp]" in reason
+    assert "tuneloop[llamacpp]" in why
+
+
+def test_auto_takes_transformers_for_everything_else(tmp_path: Path) -> None:
+    assert choose(EngineConfig(), Bundle(tmp_path, "adapter"))[0] == "transformers"
+
+
+def test_auto_takes_the_server_whose_address_is_given(tmp_path: Path) -> None:
+    config = EngineConfig(upstream=UpstreamConfig(url="http://127.0.0.1:1"))
+    assert choose(config, Bundle(tmp_path, "model"))[0] == "upstream"
+
+
+@pytest.mark.parametrize(("vllm", "said"), [("/opt/bin/vllm", "[/opt/bin/vllm, serve,"), (None, "with vLLM installed")])
+def test_auto_says_what_would_be_best_on_a_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vllm: str | None, said: str
+) -> None:
+    monkeypatch.setattr("tuneloop.engines.registry.has_gpu", lambda: True)
+    monkeypatch.setattr(shutil, "which", lambda _: vllm)
+    name, why = choose(EngineConfig(), Bundle(tmp_path, "model"))
+    assert name == "transformers"
+    assert said in why
 
 
 def test_a_misspelt_name_gets_a_suggestion() -> None:

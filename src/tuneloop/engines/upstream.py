@@ -1,0 +1,253 @@
+"""Any server with OpenAI's interface as an engine: vLLM, SGLang, llama-server, another gateway, a cloud endpoint.
+
+Prompts go out as token ids. What the server gives back is found out once, at the start (``upstream_dialects``), and
+declared. That it holds the same model as the bundle, whose tokenizer and template are used, cannot be seen from here.
+With ``engine.upstream.command`` the server is started here, ended with the engine, and started again when it dies.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from concurrent.futures import Future
+from contextlib import aclosing, suppress
+from typing import TYPE_CHECKING, Any
+
+from tuneloop.engines.base import too_long
+from tuneloop.engines.config import EngineConfig, UpstreamConfig
+from tuneloop.engines.upstream_dialects import PROBE_IDS, Dialect, Job, LlamaServer, Text, Vllm
+from tuneloop.engines.upstream_http import check, chunks, client, exact_tokenizer
+from tuneloop.engines.upstream_server import OwnServer
+from tuneloop.errors import ConfigError, ServeError, need
+from tuneloop.types import Request, TokenEvent
+
+if TYPE_CHECKING:
+    import httpx
+
+    from tuneloop.models import Bundle
+
+UNLIMITED_TOKENS = 1 << 30
+_PROBE = Request("probe", tuple(PROBE_IDS))
+SHUTDOWN_S = 10.0
+
+
+class UpstreamEngine:
+    """See the module.
+
+    Args:
+        bundle: Its tokenizer is used where the server gives only text; its folder where the server is started here.
+        config: ``config.upstream`` says where the server is.
+
+    Raises:
+        ConfigError: No address.
+        ServeError: The server cannot be reached, or does not talk like one of those that are known.
+    """
+
+    name = "upstream"
+
+    def __init__(self, bundle: Bundle | None, config: EngineConfig) -> None:
+        self._httpx = need("httpx", "serve")
+        upstream = config.upstream
+        if not upstream.url:
+            raise ConfigError("there is no server's address", where="engine.upstream.url")
+        self._base = upstream.url.rstrip("/").removesuffix("/v1")
+        self._own = OwnServer(upstream, self._base, bundle, config.start_timeout_s) if upstream.command else None
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="upstream", daemon=True)
+        self._thread.start()
+        self._lock = threading.Lock()
+        self._jobs: dict[str, Future[None] | None] = {}
+        self._events: queue.SimpleQueue[TokenEvent] = queue.SimpleQueue()
+        self._closed = False
+        self._client: httpx.AsyncClient | None = None
+        try:
+            asyncio.run_coroutine_threadsafe(self._begin(bundle, config), self._loop).result()
+        except BaseException:
+            self.close()
+            raise
+
+    # ---- the driving thread ----
+
+    def submit(self, request: Request) -> None:
+        with self._lock:
+            if self._closed:
+                raise ServeError("the engine is closed")
+            if request.id in self._jobs:
+                raise ServeError(f"request {request.id} is already in flight")
+            if problem := too_long(len(request.prompt_ids), self.capabilities.max_context_tokens):
+                self._events.put(TokenEvent(request.id, finish="error", error=problem))
+                return
+            limit = self.capabilities.max_context_tokens or UNLIMITED_TOKENS
+            job = Job(request, min(request.sampling.max_tokens, limit - len(request.prompt_ids)))
+            self._jobs[request.id] = asyncio.run_coroutine_threadsafe(self._run(job), self._loop)
+
+    def poll(self, timeout_s: float) -> list[TokenEvent]:
+        """See ``Engine.poll``.
+
+        Raises:
+            ServeError: The server that was started here has died.
+        """
+        if self._closed:
+            return []
+        if self._own is not None:
+            self._own.check()
+        try:
+            events = [self._events.get(timeout=timeout_s)]
+        except queue.Empty:
+            return []
+        while not self._events.empty():
+            events.append(self._events.get_nowait())
+        if self._own is not None and any(e.finish == "error" for e in events):
+            self._own.check(patience_s=1.0)  # its connections break a moment before it can be seen to be dead
+        return events
+
+    def cancel(self, request_id: str) -> None:
+        with self._lock:
+            if request_id not in self._jobs:
+                return
+            job = self._jobs.pop(request_id)
+            self._events.put(TokenEvent(request_id, finish="cancelled"))
+        if job is not None:
+            job.cancel()  # closes the connection, which ends the request over there
+
+    def score(self, sequences: list[tuple[tuple[int, ...], int]]) -> list[list[float]]:
+        raise ServeError("upstream does not score given tokens", hint="score with engine.name: transformers")
+
+    def close(self) -> None:
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            self._jobs.clear()
+        asyncio.run_coroutine_threadsafe(self._shutdown(), self._loop).result(SHUTDOWN_S)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+        if self._own is not None:
+            self._own.close()
+
+    # ---- the loop's thread ----
+
+    async def _begin(self, bundle: Bundle | None, config: EngineConfig) -> None:
+        self._client = client(self._httpx, self._base, config)
+        self._places = asyncio.Semaphore(config.max_running)
+        try:
+            model, reported = await self._model(config.upstream)
+            self.dialect = await self._probe(bundle, model)
+            if isinstance(self.dialect, LlamaServer):
+                reported = await self._llama_context() or reported
+        except self._httpx.HTTPError as error:
+            raise ServeError(
+                f"the server cannot be reached: {type(error).__name__}: {error}",
+                where=self._base,
+                hint="start it, or give engine.upstream.command",
+            ) from error
+        limits = [n for n in (config.context_tokens, reported) if n]
+        self.capabilities = self.dialect.capabilities(min(limits) if limits else None, config.max_running)
+
+    async def _model(self, upstream: UpstreamConfig) -> tuple[str | None, int | None]:
+        """The model's name over there and its context, as far as ``/v1/models`` says."""
+        reply = await self._get("/v1/models")
+        found = reply.get("data") or []
+        names = [str(m.get("id")) for m in found]
+        if upstream.model and names and upstream.model not in names:
+            raise ConfigError(
+                f"the server has no model {upstream.model!r}; it has {', '.join(names)}", where="engine.upstream.model"
+            )
+        chosen: dict[str, Any] = next((m for m in found if upstream.model in (None, m.get("id"))), {})
+        context = chosen.get("max_model_len")
+        return upstream.model or chosen.get("id"), context if isinstance(context, int) else None
+
+    async def _llama_context(self) -> int | None:
+        settings = (await self._get("/props")).get("default_generation_settings") or {}
+        context = settings.get("n_ctx")
+        return context if isinstance(context, int) and context > 0 else None
+
+    async def _get(self, path: str) -> dict[str, Any]:
+        """A JSON object, or nothing where there is no such route."""
+        reply = await self._http.get(path)
+        if reply.status_code == 404:
+            return {}
+        check(reply.status_code, reply.text, self._base)
+        found = reply.json()
+        return found if isinstance(found, dict) else {}
+
+    async def _probe(self, bundle: Bundle | None, model: str | None) -> Dialect:
+        """Ask for one token in each way, the richest first."""
+        tokenize = exact_tokenizer(bundle)
+        ways: list[Dialect] = [Vllm(model), LlamaServer(), *([Text(model, tokenize)] if tokenize else [])]
+        refusal = "no way was tried"
+        for way in ways:
+            job = Job(_PROBE, 1)
+            reply = await self._http.post(way.path, json=way.body(job) | {"stream": False})
+            known_route = way.path.startswith("/v1/")  # others may be refused like anything that is not there
+            if (reply.status_code in (401, 403, 429) and known_route) or reply.status_code >= 500:
+                check(reply.status_code, reply.text, self._base)
+            if reply.status_code != 200:
+                refusal = f"{reply.status_code}: {reply.text[:200]}"
+                continue
+            with suppress(LookupError, TypeError, ValueError, AttributeError, ServeError):
+                event = way.read(job, reply.json())
+                if event.token_ids or isinstance(way, Text):
+                    return way
+            refusal = f"{way.path} answered without tokens"
+        raise ServeError(
+            f"the server takes no token ids in any known way ({refusal})",
+            where=self._base,
+            hint="it must answer /v1/completions with a prompt of token ids, as vLLM, SGLang and llama-server do",
+        )
+
+    @property
+    def _http(self) -> httpx.AsyncClient:
+        assert self._client is not None
+        return self._client
+
+    async def _run(self, job: Job) -> None:
+        try:
+            async with self._places:
+                while job.left > 0 and not await self._exchange(job):
+                    pass
+        except ServeError as error:
+            self._emit(job, TokenEvent(job.request.id, finish="error", error=error.what))
+        except self._httpx.HTTPError as error:
+            problem = f"the connection to the server failed: {type(error).__name__}: {error}"
+            self._emit(job, TokenEvent(job.request.id, finish="error", error=problem))
+        except Exception as error:  # whatever it was, the request must end
+            problem = f"the server sent what cannot be understood: {type(error).__name__}: {error}"
+            self._emit(job, TokenEvent(job.request.id, finish="error", error=problem))
+
+    async def _exchange(self, job: Job) -> bool:
+        """One call; whether the request has ended."""
+        body = self.dialect.body(job)
+        before = len(job.made)
+        async with self._http.stream("POST", self.dialect.path, json=body) as reply:
+            if reply.status_code != 200:
+                check(reply.status_code, (await reply.aread()).decode("utf-8", "replace"), self._base)
+            async with aclosing(chunks(reply, streaming=body["stream"])) as pieces:
+                async for chunk in pieces:
+                    event = self.dialect.read(job, chunk)
+                    if event.token_ids or event.finish:
+                        self._emit(job, event)
+                    if event.finish or job.repair:
+                        return event.finish is not None
+        if len(job.made) == before or not isinstance(self.dialect, LlamaServer):
+            raise ServeError("the server ended its stream without saying why")
+        return False
+
+    def _emit(self, job: Job, event: TokenEvent) -> None:
+        with self._lock:
+            if job.request.id not in self._jobs:
+                return  # cancelled
+            if event.finish:
+                del self._jobs[job.request.id]
+            self._events.put(event)
+
+    async def _shutdown(self) -> None:
+        others = [t for t in asyncio.all_tasks() if t is not asyncio.current_task()]
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        if self._client is not None:
+            await self._client.aclose()
+        await self._loop.shutdown_asyncgens()

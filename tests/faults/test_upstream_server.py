@@ -1,0 +1,172 @@
+"""A server that the ``upstream`` engine starts: awaited, restarted when it dies, gone with all its processes afterwards."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.llama_server import free_port
+from tuneloop.engines import EngineConfig, ProcessEngine, UpstreamConfig, create, generate
+from tuneloop.errors import ConfigError, ServeError
+from tuneloop.types import Request, Sampling
+
+pytest.importorskip("httpx", reason="pip install 'tuneloop[serve]'")
+
+ROOT = Path(__file__).parent.parent.parent
+PROMPT = tuple(range(10, 40))
+
+SERVER = f"""
+import os, pathlib, subprocess, sys, time
+sys.path.insert(0, {str(ROOT)!r})
+from tests.vllm_like import VllmLike
+from tuneloop.engines import EngineConfig, FakeConfig, create
+worker = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"])
+pathlib.Path(sys.argv[2]).open("a").write(f"{{os.getpid()}} {{worker.pid}}\\n")
+server = VllmLike(create(EngineConfig(name="fake", fake=FakeConfig(token_delay_s=0.01)), None), port=int(sys.argv[1]))
+time.sleep(300)
+"""
+
+
+class Own:
+    """A server's script, where it will listen, and the processes that it has had."""
+
+    def __init__(self, folder: Path) -> None:
+        self.script, self.pids = folder / "server.py", folder / "pids"
+        self.script.write_text(SERVER)
+        self.port = free_port()
+
+    def config(self, *command: str, **more: object) -> EngineConfig:
+        words = command or (sys.executable, str(self.script), "{port}", str(self.pids))
+        upstream = UpstreamConfig(url=f"http://127.0.0.1:{self.port}", command=words)
+        return EngineConfig(name="upstream", upstream=upstream, **more)  # type: ignore[arg-type]
+
+    def lives(self) -> list[list[int]]:
+        """Server and worker of each start."""
+        return [[int(n) for n in line.split()] for line in self.pids.read_text().splitlines()]
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Own:
+    return Own(tmp_path)
+
+
+def gone(pid: int) -> bool:
+    try:
+        return " Z " in Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return True
+
+
+def wait_for(condition: Callable[[], bool], patience_s: float = 30.0) -> None:
+    deadline = time.monotonic() + patience_s
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come true"
+        time.sleep(0.02)
+
+
+def test_it_is_started_answers_and_is_gone_with_its_workers_after_close(own: Own) -> None:
+    engine = create(own.config(), None)
+    try:
+        answer = generate(engine, [Request("r", PROMPT, Sampling(4))])[0]
+    finally:
+        engine.close()
+    assert answer.token_ids == PROMPT[:4]
+    (pids,) = own.lives()
+    assert len(pids) == 2
+    wait_for(lambda: all(map(gone, pids)))
+
+
+def test_when_it_dies_it_is_started_again_and_a_request_without_a_token_is_tried_once_more(own: Own) -> None:
+    engine = ProcessEngine(None, own.config())
+    try:
+        os.kill(own.lives()[0][0], signal.SIGKILL)
+        answer = generate(engine, [Request("r", PROMPT, Sampling(4))])[0]
+        assert (answer.finish, answer.token_ids) == ("length", PROMPT[:4])
+        assert engine.process.restarts == 1
+        assert "has ended (exit code 137)" in (engine.process.last_failure or "")
+        wait_for(lambda: all(map(gone, own.lives()[0])))
+    finally:
+        engine.close()
+
+
+def test_what_had_begun_when_it_died_ends_with_an_error_that_says_so(own: Own) -> None:
+    engine = ProcessEngine(None, own.config())
+    try:
+        engine.submit(Request("r", PROMPT * 30, Sampling(800)))
+        events = engine.poll(10.0)
+        assert events[0].token_ids
+        os.kill(own.lives()[0][0], signal.SIGKILL)
+        while not events[-1].finish:
+            events = engine.poll(10.0)
+        assert events[-1].finish == "error"
+        assert "the server that was started has ended" in (events[-1].error or "")
+    finally:
+        engine.close()
+
+
+def test_nothing_of_it_outlives_a_killed_engine(own: Own) -> None:
+    engine = ProcessEngine(None, own.config())
+    try:
+        first = own.lives()[0]
+        assert engine.process.pid is not None
+        os.kill(engine.process.pid, signal.SIGKILL)
+        wait_for(lambda: all(map(gone, first)))
+        wait_for(lambda: engine.process.ready)
+        assert generate(engine, [Request("r", PROMPT, Sampling(2))])[0].finish == "length"
+    finally:
+        engine.close()
+    wait_for(lambda: all(gone(pid) for life in own.lives() for pid in life))
+
+
+def test_nothing_of_it_outlives_the_whole_program(own: Own, tmp_path: Path) -> None:
+    script = textwrap.dedent(
+        f"""
+        import time
+        from tuneloop.engines import EngineConfig, ProcessEngine
+        engine = ProcessEngine(None, EngineConfig.model_validate_json({own.config().model_dump_json()!r}))
+        print("ready", flush=True)
+        time.sleep(60)
+        """
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as program:
+        assert program.stdout is not None
+        assert program.stdout.readline() == "ready\n"
+        program.kill()
+    wait_for(lambda: all(map(gone, own.lives()[0])))
+
+
+def test_a_command_that_ends_at_once_is_an_error_with_its_exit_code(own: Own) -> None:
+    with pytest.raises(ServeError, match="exit code 3"):
+        create(own.config(sys.executable, "-c", "raise SystemExit(3)"), None)
+
+
+def test_a_command_that_is_not_there_is_an_error(own: Own, tmp_path: Path) -> None:
+    with pytest.raises(ServeError, match="exit code 127"):
+        create(own.config(str(tmp_path / "no-such-vllm")), None)
+
+
+def test_a_server_that_never_becomes_ready_is_given_up_and_ended(own: Own) -> None:
+    waits = own.config(sys.executable, "-c", "import time; time.sleep(300)", start_timeout_s=1.0)
+    with pytest.raises(ServeError, match="not ready after 1 s"):
+        create(waits, None)
+
+
+def test_an_address_in_use_is_an_error_before_anything_is_started(own: Own) -> None:
+    import socket
+
+    with socket.create_server(("127.0.0.1", own.port)), pytest.raises(ConfigError, match="something else listens"):
+        create(own.config(), None)
+    assert not own.pids.exists()
+
+
+def test_a_command_without_an_address_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"needs engine\.upstream\.url"):
+        UpstreamConfig(command=("vllm", "serve"))
