@@ -234,7 +234,11 @@ def test_keys(cli: Cli, tmp_path: Path) -> None:
     assert re.fullmatch(r"tl-\S+\n", made.stdout)
     (row,) = json.loads(cli("keys", "list", "--json").stdout)
     assert (row["name"], row["active"]) == ("app", True)
+    rotated = cli("keys", "rotate", row["id"], "--grace-h", "0")
+    assert rotated.stdout.startswith("tl-")
+    assert rotated.stdout != made.stdout
     assert cli("keys", "revoke", row["id"]).returncode == 0
+    two_lines(cli("keys", "rotate", row["id"]), 2)
     assert json.loads(cli("keys", "list", "--json").stdout)[0]["active"] is False
     two_lines(cli("keys", "revoke", "none"), 2)
     two_lines(cli("keys", "create", "app", "--scope", "everything"), 2)
