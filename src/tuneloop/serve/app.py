@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse
 
@@ -16,7 +17,15 @@ from tuneloop.errors import TuneloopError
 from tuneloop.serve.api_error import ApiError
 from tuneloop.serve.gateway import Gateway
 from tuneloop.serve.guard import Guard
-from tuneloop.serve.routes import ROUTES
+from tuneloop.serve.openapi import describe
+from tuneloop.serve.routes import ROUTES, health
+
+EXPOSED = (
+    "x-request-id",
+    "retry-after",
+    *(f"x-ratelimit-{a}-{b}" for a in ("limit", "remaining", "reset") for b in ("requests", "tokens")),
+)
+"""Headers that a page of an allowed origin may read."""
 
 
 def create_app(gateway: Gateway) -> FastAPI:
@@ -30,11 +39,25 @@ def create_app(gateway: Gateway) -> FastAPI:
         beside.cancel()
         await gateway.close()
 
-    app = FastAPI(title="Tuneloop", lifespan=lifespan, docs_url=None, redoc_url=None)
+    app = FastAPI(title="Tuneloop", lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
     for route in ROUTES:
         route.add(app, gateway)
     _add_errors(app, gateway)
+    describe(app)
     app.add_middleware(Guard, gateway=gateway)
+    if origins := gateway.config.shield.cors_origins:
+        app.add_middleware(
+            CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"], expose_headers=EXPOSED
+        )
+    return app
+
+
+def create_metrics_app(gateway: Gateway) -> FastAPI:
+    """What stands on the metrics' own port: health and metrics of the same gateway, and nothing else."""
+    app = FastAPI(title="Tuneloop metrics", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
+    health.add(app, gateway)
+    _add_errors(app, gateway)
+    app.add_middleware(Guard, gateway=gateway, metrics_only=True)
     return app
 
 

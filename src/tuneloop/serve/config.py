@@ -9,6 +9,10 @@ from pydantic import Field, model_validator
 
 from tuneloop.config import Config
 from tuneloop.engines import EngineConfig
+from tuneloop.serve.audit import AuditConfig
+from tuneloop.serve.limits import LimitsConfig
+from tuneloop.serve.shield import ShieldConfig
+from tuneloop.serve.tls import TlsConfig
 
 
 class ServeConfig(Config):
@@ -44,16 +48,32 @@ class ServeConfig(Config):
     """A longer request body is answered 413."""
     drain_timeout_s: float = Field(120.0, gt=0)
     """After SIGTERM: how long accepted requests may take to finish."""
+    timeout_s: float = Field(600.0, gt=0)
+    """An accepted request that takes longer, waiting included, is answered 504 and its place freed."""
+    limits: LimitsConfig = LimitsConfig()
+    """How much each key may ask for."""
+    shield: ShieldConfig = ShieldConfig()
+    """How much a client may send, and how long it may take."""
+    audit: AuditConfig = AuditConfig()
+    """Who asked what when."""
+    tls: TlsConfig = TlsConfig()
+    """Certificate and key."""
+    metrics_port: int | None = Field(None, ge=0, le=65535)
+    """A port of its own for /metrics, on 127.0.0.1 without a key, on ``metrics_host`` with one; None: on the main port."""
+    metrics_host: str = "127.0.0.1"
+    """Where ``metrics_port`` listens. Keys with the scope metrics are asked for unless it is a loopback address."""
     verify_weights: bool = True
     """Compare the bundle's files with its hashes before loading it."""
 
     @property
     def loopback(self) -> bool:
         """Whether only this machine can reach ``host``."""
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return self.host == "localhost"
+        return _loopback(self.host)
+
+    @property
+    def metrics_loopback(self) -> bool:
+        """Whether only this machine can reach ``metrics_host``."""
+        return _loopback(self.metrics_host)
 
     @model_validator(mode="after")
     def _no_open_door(self) -> ServeConfig:
@@ -63,3 +83,10 @@ class ServeConfig(Config):
                 "\nhint: keep auth on (tuneloop keys create), or listen on 127.0.0.1"
             )
         return self
+
+
+def _loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

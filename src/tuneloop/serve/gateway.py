@@ -11,9 +11,11 @@ from tuneloop.engines import EngineProcess
 from tuneloop.errors import ResourceError
 from tuneloop.progress import log
 from tuneloop.serve import keys
+from tuneloop.serve.audit import FSYNC_S, AuditLog
 from tuneloop.serve.config import ServeConfig
 from tuneloop.serve.hub import Hub
 from tuneloop.serve.keys import KeyRing
+from tuneloop.serve.limits import Limits
 from tuneloop.serve.metrics import Metrics
 from tuneloop.types import Context
 
@@ -43,6 +45,8 @@ class Gateway:
         self.hub = Hub(self.process, self.metrics, config.max_queue)
         self.draining = False
         self._from_database = ring is None and config.auth
+        self.limits = Limits(config.limits, config.timeout_s)
+        self.audit = AuditLog(config.audit) if config.audit.path else None
         self.ring = ring or KeyRing(keys.list_keys() if self._from_database else ())
 
     @property
@@ -56,10 +60,17 @@ class Gateway:
     async def run(self) -> None:
         """What goes on beside the requests; ends by cancellation."""
         self.hub.loop = asyncio.get_running_loop()
-        while True:
+        await asyncio.gather(self._follow_keys(), self._sync_audit())
+
+    async def _follow_keys(self) -> None:
+        while self._from_database:
             await asyncio.sleep(KEYS_REFRESH_S)
-            if self._from_database:
-                await self._refresh_keys()
+            await self._refresh_keys()
+
+    async def _sync_audit(self) -> None:
+        while self.audit is not None and self.config.audit.fsync == "second":
+            await asyncio.sleep(FSYNC_S)
+            await asyncio.to_thread(self.audit.sync)
 
     async def _refresh_keys(self) -> None:
         try:
@@ -71,3 +82,6 @@ class Gateway:
         """Stop the engine without blocking the loop."""
         with suppress(asyncio.CancelledError):
             await asyncio.to_thread(self.process.close)
+        await self.limits.close()
+        if self.audit is not None:
+            self.audit.close()
