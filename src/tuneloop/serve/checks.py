@@ -22,6 +22,10 @@ def check_head(config: ShieldConfig, scope: Any) -> None:
     headers = scope["headers"]
     if len(headers) > config.max_headers:
         raise ApiError(431, f"there are more than {config.max_headers} headers", code="too_many_headers")
+    if sum(len(name) + len(value) for name, value in headers) > config.max_head_bytes:
+        raise ApiError(431, f"the headers have more than {config.max_head_bytes} bytes", code="headers_too_long")
+    if scope["http_version"] not in ("1.0", "1.1"):
+        raise ApiError(400, "this is not HTTP/1.1", code="invalid_http", headers={"Connection": "close"})
     names = [name for name, _ in headers]
     # RFC 9112, 6.1: a message with both "ought to be handled as an error"; a proxy before us may believe the other one.
     if b"content-length" in names and b"transfer-encoding" in names:

@@ -99,7 +99,7 @@ def test_json_in_another_encoding_is_refused_as_python_would_read_it_past_the_ch
 
 
 def head(path: bytes = b"/", query: bytes = b"", headers: list[tuple[bytes, bytes]] | None = None) -> dict[str, Any]:
-    return {"raw_path": path, "query_string": query, "headers": headers or []}
+    return {"raw_path": path, "query_string": query, "headers": headers or [], "http_version": "1.1"}
 
 
 @pytest.mark.parametrize(
@@ -108,6 +108,8 @@ def head(path: bytes = b"/", query: bytes = b"", headers: list[tuple[bytes, byte
         (head(b"/" + b"x" * 2048), 414),
         (head(query=b"x" * 2048), 414),
         (head(headers=[(b"x-%d" % i, b"") for i in range(65)]), 431),
+        (head(headers=[(b"x", b"y" * 32_768)]), 431),
+        (head() | {"http_version": "2.0"}, 400),
         (head(headers=[(b"content-length", b"5"), (b"transfer-encoding", b"chunked")]), 400),
         (head(headers=[(b"authorization", b"Bearer a"), (b"authorization", b"Bearer b")]), 400),
         (head(headers=[(b"host", b"a"), (b"host", b"b")]), 400),
