@@ -382,3 +382,16 @@ def test_the_document_is_for_admins_and_pages_that_load_from_elsewhere_do_not_ex
         }
         assert asked["/v1/models"] == 403
         assert asked["/v1/batches"] != 403 != asked["/v1/files"]
+
+
+@pytest.mark.parametrize("change", [{"stop": None}, {"user": None, "logit_bias": None}])
+def test_null_asks_for_nothing(bundle: Bundle, change: dict[str, Any]) -> None:
+    with site(bundle) as here:
+        assert here.ask(max_tokens=1, **change).status_code == 200
+
+
+@pytest.mark.parametrize("token", ["", "x", "-1", "١", "9" * 5000])
+def test_a_bias_for_what_is_no_token_id_is_a_400(bundle: Bundle, token: str) -> None:
+    with site(bundle) as here:
+        reply = here.ask(logit_bias={token: 1})
+        assert (reply.status_code, reply.json()["error"]["param"]) == (400, "logit_bias")
