@@ -102,6 +102,7 @@ def test_fuzzed_requests_to_every_route_never_fail_the_server(url: str, document
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3000)
 def test_five_thousand_fuzzed_requests_never_fail_the_server(url: str, document: dict[str, Any]) -> None:
     total = int(os.environ.get("TUNELOOP_FUZZ_REQUESTS", SLOW))
     seen = fuzz(url, document, total)

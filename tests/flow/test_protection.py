@@ -23,7 +23,8 @@ from tuneloop.engines import EngineConfig, FakeConfig
 from tuneloop.errors import ConfigError
 from tuneloop.models import Bundle, open_bundle
 from tuneloop.serve import ServeConfig, keys
-from tuneloop.serve.audit import AuditConfig, verify
+from tuneloop.serve.audit import AuditConfig
+from tuneloop.serve.audit_chain import verify
 from tuneloop.serve.keys import KeyLimits, KeyRing
 from tuneloop.serve.limits import LimitsConfig
 from tuneloop.serve.shield import ShieldConfig

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from tuneloop import __version__
+from tuneloop.cli import audit as audit_command
 from tuneloop.cli import keys as keys_commands
 from tuneloop.cli import launch as launch_commands
 from tuneloop.cli import merge as merge_command
@@ -94,6 +95,7 @@ def init(
 stages.add_to(app)
 app.add_typer(launch_commands.app, name="launch")
 app.add_typer(keys_commands.app, name="keys")
+app.command(epilog="Example: tuneloop audit audit.jsonl.1 audit.jsonl")(audit_command.audit)
 app.command(epilog="Example: tuneloop tokenizer --from texts/ tokenizer.vocab_size=8000")(tokenizer_command.tokenizer)
 app.command(epilog="Example: tuneloop merge runs/bank-support/train/bundle --dtype bfloat16")(merge_command.merge)
 

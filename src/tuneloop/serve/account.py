@@ -14,8 +14,8 @@ from tuneloop.types import Request, TokenEvent
 if TYPE_CHECKING:
     from tuneloop.serve.answering import Answering
     from tuneloop.serve.asked import Asked, Caller
+    from tuneloop.serve.book import Reservation
     from tuneloop.serve.gateway import Gateway
-    from tuneloop.serve.limits import Reservation
 
 TIMED_OUT = TokenEvent("", finish="error", error="timeout")
 """Put among a call's events when its time is over."""

@@ -9,25 +9,20 @@ line of the new file continues the chain.
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable
+from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 from tuneloop.config import Config, ConfigPath
-from tuneloop.errors import DataError, ResourceError
 from tuneloop.progress import log
+from tuneloop.serve.audit_chain import GENESIS, TORN, digest, last_line, unwritable
 
-TORN = "torn"
-"""The event of the line after a broken one."""
-GENESIS = "0" * 64
-"""``prev`` of the very first line."""
 FSYNC_S = 1.0
 """How often ``fsync: second`` writes to the disk."""
 MAX_PENDING = 10_000
@@ -94,14 +89,16 @@ class AuditLog:
 
     Args:
         config: ``path`` must be set.
+        count: Called with the number of lines that were lost.
 
     Raises:
         ResourceError: It cannot be opened or written.
     """
 
-    def __init__(self, config: AuditConfig) -> None:
+    def __init__(self, config: AuditConfig, count: Callable[[int], None] = lambda _: None) -> None:
         assert config.path is not None
-        self._config, self._path = config, config.path
+        self._config, self._path, self._count = config, config.path, count
+        self._closed = False
         self._lock = threading.Lock()
         self._pending: list[dict[str, Any]] = []
         self._dirty = False
@@ -114,7 +111,7 @@ class AuditLog:
         try:
             self._fd, self._prev = self._open()
         except OSError as error:
-            raise _unwritable(self._path, error) from error
+            raise unwritable(self._path, error) from error
         self._say("opened")
         if config.bodies:
             log(
@@ -124,13 +121,13 @@ class AuditLog:
     def write(self, line: dict[str, Any]) -> None:
         """Append a line. What cannot be written now waits, or is counted, as the configuration says; never an error."""
         with self._lock:
-            if len(self._pending) < MAX_PENDING:
-                self._pending.append(line)
-            else:
-                self.lost += 1
+            if self._closed or len(self._pending) >= MAX_PENDING:
+                self._lose(1)
+                return
+            self._pending.append(line)
             self._flush()
             if self.failing and self._config.on_failure == "continue":
-                self.lost += len(self._pending)
+                self._lose(len(self._pending))
                 self._pending.clear()
 
     def accepts(self) -> bool:
@@ -148,7 +145,7 @@ class AuditLog:
             try:
                 self._fd, _ = self._open()
             except OSError as error:
-                log(f"audit: {_unwritable(self._path, error).what}; going on in the old file")
+                log(f"audit: {unwritable(self._path, error).what}; going on in the old file")
                 return
             os.close(old)
         self._say("reopened")
@@ -170,10 +167,16 @@ class AuditLog:
     def close(self) -> None:
         self._say("closed")
         with self._lock:
-            os.fsync(self._fd)
+            self._closed = True
+            with suppress(OSError):  # a device that cannot, or a disk that is gone: said when it began
+                os.fsync(self._fd)
             os.close(self._fd)
             if self._pending:
                 log(f"audit: {len(self._pending)} lines could not be written")
+
+    def _lose(self, lines: int) -> None:
+        self.lost += lines
+        self._count(lines)
 
     def _say(self, event: str) -> None:
         self.write({"time": round(time.time(), 3), "event": event, "bodies": self._config.bodies})
@@ -183,12 +186,12 @@ class AuditLog:
         """The file and the hash of its last line; half a line that a crash has left is closed and marked."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         fd = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        last = _last_line(fd)
+        last = last_line(fd)
         if last is None:
             return fd, self._prev
         if not last.endswith(b"\n"):
             self._half = last
-        return fd, _hash(last.removesuffix(b"\n"))
+        return fd, digest(last.removesuffix(b"\n"))
 
     def _flush(self, *, probe: bool = False) -> None:
         """Write what waits, in order. The lock is held."""
@@ -210,14 +213,14 @@ class AuditLog:
 
     def _fail(self, error: OSError) -> None:
         if not self.failing:
-            log(f"audit: {_unwritable(self._path, error).what}; {self._config.on_failure} until it works again")
+            log(f"audit: {unwritable(self._path, error).what}; {self._config.on_failure} until it works again")
         self.failing = True
 
     def _append(self, line: dict[str, Any]) -> None:
         """One line in one write. Half a line, left by a crash or a full disk, is closed and owned up to."""
         if self._half is not None:
             os.write(self._fd, b"\n")
-            self._prev, self._half, self._torn = _hash(self._half), None, True
+            self._prev, self._half, self._torn = digest(self._half), None, True
         if self._torn and line.get("event") != TORN:
             self._append({"time": round(time.time(), 3), "event": TORN})
             self._torn = False
@@ -227,90 +230,4 @@ class AuditLog:
         if written < len(data) + 1:
             self._half = data[:written]
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        self._prev, self._dirty = _hash(data), True
-
-
-@dataclass(frozen=True, slots=True)
-class Verified:
-    """What an unbroken chain says."""
-
-    lines: int
-    first_prev: str
-    """What came before the first line; ``GENESIS`` when nothing did."""
-    last_hash: str
-
-
-def verify(paths: Sequence[Path]) -> Verified:
-    """Check the chain through audit logs, oldest first.
-
-    Raises:
-        DataError: A line does not follow from the one before it, with file and line.
-    """
-    prev: str | None = None
-    first, count, torn = GENESIS, 0, False
-    for path in paths:
-        for where, line in _lines(path):
-            said = _parsed(line)
-            if said is None:
-                torn = True
-            elif torn and said.get("event") != TORN:
-                raise DataError(
-                    "the line before this one is broken", where=where, hint="it was changed after it was written"
-                )
-            else:
-                torn = False
-                if prev is None:
-                    first = said["prev"]
-                elif said["prev"] != prev:
-                    raise DataError(
-                        "this line does not follow from the one before it",
-                        where=where,
-                        hint="a line was changed, moved or taken out; give rotated files oldest first",
-                    )
-            prev, count = _hash(line), count + 1
-    if torn:
-        raise DataError(
-            "the last line is broken", where=str(paths[-1]), hint="was the gateway killed? it says so when it starts"
-        )
-    return Verified(count, first, prev or GENESIS)
-
-
-def _lines(path: Path) -> Iterator[tuple[str, bytes]]:
-    try:
-        with path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                yield f"{path}:{number}", line.removesuffix(b"\n")
-    except OSError as error:
-        raise _unwritable(path, error) from error
-
-
-def _parsed(line: bytes) -> dict[str, Any] | None:
-    """A line of the log; None for anything else."""
-    try:
-        said = json.loads(line)
-    except ValueError:
-        return None
-    return said if isinstance(said, dict) and isinstance(said.get("prev"), str) else None
-
-
-def _last_line(fd: int) -> bytes | None:
-    """The last line of a file, with its newline if it has one."""
-    size, block, tail = os.fstat(fd).st_size, 65_536, b""
-    if not size:
-        return None
-    while len(tail) < size and b"\n" not in tail[:-1]:
-        step = min(block, size - len(tail))
-        tail = os.pread(fd, step, size - len(tail) - step) + tail
-    return tail[tail[:-1].rfind(b"\n") + 1 :]
-
-
-def _hash(line: bytes) -> str:
-    return hashlib.sha256(line).hexdigest()
-
-
-def _unwritable(path: Path, error: OSError) -> ResourceError:
-    return ResourceError(
-        f"the audit log cannot be used: {error.strerror or error}",
-        where=str(path),
-        hint="free the disk, or serve.audit.path",
-    )
+        self._prev, self._dirty = digest(data), True

@@ -82,6 +82,11 @@ class ServeConfig(Config):
                 f"auth is off and {self.host} can be reached from other machines"
                 "\nhint: keep auth on (tuneloop keys create), or listen on 127.0.0.1"
             )
+        if not self.auth and self.metrics_port is not None and not self.metrics_loopback:
+            raise ValueError(
+                f"auth is off and the metrics at {self.metrics_host} can be read from other machines"
+                "\nhint: keep auth on, or serve.metrics_host=127.0.0.1"
+            )
         return self
 
 

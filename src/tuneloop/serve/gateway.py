@@ -45,8 +45,8 @@ class Gateway:
         self.hub = Hub(self.process, self.metrics, config.max_queue)
         self.draining = False
         self._from_database = ring is None and config.auth
-        self.limits = Limits(config.limits, config.timeout_s)
-        self.audit = AuditLog(config.audit) if config.audit.path else None
+        self.limits = Limits(config.limits, config.timeout_s, count=self.metrics.error)
+        self.audit = AuditLog(config.audit, self._lost_audit) if config.audit.path else None
         self.ring = ring or KeyRing(keys.list_keys() if self._from_database else ())
 
     @property
@@ -56,6 +56,10 @@ class Gateway:
 
     def _deliver(self, events: list) -> None:  # type: ignore[type-arg]
         self.hub.deliver(events)
+
+    def _lost_audit(self, lines: int) -> None:
+        for _ in range(lines):
+            self.metrics.error("audit_line_lost")
 
     async def run(self) -> None:
         """What goes on beside the requests; ends by cancellation."""

@@ -1,12 +1,4 @@
-"""Rate limits and quotas by key, in requests and tokens.
-
-A minute's limit is a leaky bucket: it holds a minute's amount and empties evenly, so that after a pause a whole minute's
-amount may come at once. A day's quota is a plain count from midnight to midnight, UTC. Tokens are reserved when a call
-is accepted (prompt + longest answer) and, when it ends, exchanged for those that were really used; what is reserved does
-not leak, so a refund can never give more than was taken.
-
-``MemoryBook`` keeps the books of one process, ``redis_book.RedisBook`` those of several replicas.
-"""
+"""Rate limits and quotas by key, in requests and tokens: what ``book`` counts, in the words of OpenAI's API."""
 
 from __future__ import annotations
 
@@ -15,26 +7,24 @@ import math
 import time
 import uuid
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from pydantic import Field
 
 from tuneloop.config import Config
 from tuneloop.errors import ResourceError
 from tuneloop.progress import log
+from tuneloop.serve.book import DAY_S, MINUTE_S, Allowance, Book, MemoryBook, Reservation, Standing
 
 if TYPE_CHECKING:
     from tuneloop.serve.api_error import ApiError
     from tuneloop.serve.keys import Key
 
-MINUTE_S = 60.0
-DAY_S = 86400.0
 RETRY_REDIS_S = 1.0
 """After a failure of Redis nobody waits for it again before this time is over."""
 
 T = TypeVar("T")
-Amount = Literal["requests", "tokens", "tokens of the day"]
 
 
 class LimitsConfig(Config):
@@ -54,113 +44,6 @@ class LimitsConfig(Config):
     """refuse answers 503 until it is back; memory lets every replica count for itself meanwhile. Never unlimited."""
 
 
-@dataclass(frozen=True, slots=True)
-class Allowance:
-    """The limits that hold for one key; 0 is no limit."""
-
-    requests_per_minute: int = 0
-    tokens_per_minute: int = 0
-    tokens_per_day: int = 0
-
-    def __bool__(self) -> bool:
-        return bool(self.requests_per_minute or self.tokens_per_minute or self.tokens_per_day)
-
-
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """A key's accounts after a request: what is used (reservations included), and what refused it, if anything."""
-
-    requests: float
-    tokens: float
-    day_tokens: float
-    now_s: float
-    refused: Amount | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Reservation:
-    """Tokens set aside for one call."""
-
-    key_id: str
-    allowance: Allowance
-    id: str
-    tokens: int
-    book: Book
-    """Where they are set aside; only there they are given back."""
-
-
-class Book(Protocol):
-    """Where accounts are kept. Every method may raise ResourceError: the book cannot be reached."""
-
-    async def take(self, key_id: str, allowance: Allowance, requests: int, tokens: int, reservation: str) -> Standing:
-        """Charge requests and set tokens aside: all of it, or (``Standing.refused``) nothing."""
-
-    async def settle(self, held: Reservation, used: int) -> None:
-        """Exchange what was set aside for what was used."""
-
-    async def close(self) -> None: ...
-
-
-@dataclass(slots=True)
-class _Account:
-    requests: float = 0.0
-    tokens: float = 0.0
-    at_s: float = 0.0
-    day: int = -1
-    day_tokens: float = 0.0
-    held: int = 0
-
-
-class MemoryBook:
-    """The accounts of one process.
-
-    Args:
-        clock: Seconds since 1970.
-    """
-
-    def __init__(self, clock: Callable[[], float] = time.time) -> None:
-        self._clock = clock
-        self._accounts: dict[str, _Account] = {}
-
-    async def take(self, key_id: str, allowance: Allowance, requests: int, tokens: int, reservation: str) -> Standing:
-        now = self._clock()
-        account = self._leak(key_id, allowance, now)
-        held = account.held
-        refused: Amount | None = None
-        for name, limit, used, wanted in (
-            ("requests", allowance.requests_per_minute, account.requests, requests),
-            ("tokens", allowance.tokens_per_minute, account.tokens + held, tokens),
-            ("tokens of the day", allowance.tokens_per_day, account.day_tokens + held, tokens),
-        ):
-            if refused is None and limit and wanted and used + wanted > limit:
-                refused = name  # type: ignore[assignment]
-        if refused is None:
-            account.requests += requests
-            account.held = held = held + tokens
-        return Standing(account.requests, account.tokens + held, account.day_tokens + held, now, refused)
-
-    async def settle(self, held: Reservation, used: int) -> None:
-        account = self._leak(held.key_id, held.allowance, self._clock())
-        account.held -= held.tokens
-        account.tokens += used
-        account.day_tokens += used
-
-    async def close(self) -> None:
-        self._accounts.clear()
-
-    def _leak(self, key_id: str, allowance: Allowance, now: float) -> _Account:
-        """The account as it stands now. There are as many as keys that have asked."""
-        account = self._accounts.setdefault(key_id, _Account(at_s=now))
-        passed = max(now - account.at_s, 0.0) / MINUTE_S
-        rpm, tpm = allowance.requests_per_minute, allowance.tokens_per_minute
-        account.requests = max(account.requests - passed * rpm, 0.0) if rpm else 0.0
-        account.tokens = max(account.tokens - passed * tpm, 0.0) if tpm else 0.0
-        account.at_s = max(now, account.at_s)
-        if account.day != (day := int(now // DAY_S)):
-            account.day, account.day_tokens = day, 0.0
-        return account
-
-
 class Limits:
     """Charges calls to keys.
 
@@ -168,10 +51,17 @@ class Limits:
         config: Limits of keys that have none of their own, and where the books are kept.
         hold_s: How long a reservation may live when the replica that made it has died.
         book: Where accounts are kept; default: as the configuration says.
+        count: Called with the reason of every refusal.
     """
 
-    def __init__(self, config: LimitsConfig, hold_s: float, book: Book | None = None) -> None:
-        self._config = config
+    def __init__(
+        self,
+        config: LimitsConfig,
+        hold_s: float,
+        book: Book | None = None,
+        count: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._config, self._count = config, count
         self._memory = MemoryBook()
         self._book: Book = book or self._memory
         if book is None and config.redis_url:
@@ -241,11 +131,13 @@ class Limits:
         try:
             book, stands = await self._reach(lambda book: book.take(key.id, allowance, requests, tokens, reservation))
         except ResourceError:
+            self._count("limits_unavailable")
             raise ApiError(
                 503, "limits cannot be checked now; try again soon", code="limits_unavailable", headers=_wait(1)
             ) from None
         headers |= _headers(allowance, stands)
         if stands.refused:
+            self._count("rate_limited")
             raise _refusal(allowance, stands, requests or tokens, headers)
         return book
 

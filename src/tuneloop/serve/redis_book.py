@@ -1,4 +1,4 @@
-"""The limits' accounts in Redis, for several replicas: the same arithmetic as ``limits.MemoryBook``, as a script.
+"""The limits' accounts in Redis, for several replicas: the same arithmetic as ``book.MemoryBook``, as a script.
 
 Redis runs a script as one step and by its own clock, so that replicas neither race nor disagree about the time.
 """
@@ -9,7 +9,7 @@ from collections.abc import Awaitable
 from typing import Any
 
 from tuneloop.errors import ResourceError, need
-from tuneloop.serve.limits import Allowance, Reservation, Standing
+from tuneloop.serve.book import Allowance, Reservation, Standing
 
 PREFIX = "tuneloop:limits"
 REFUSED = (None, "requests", "tokens", "tokens of the day")

@@ -153,7 +153,7 @@ def _first_key(config: ServeConfig) -> str | None:
     """The very first key on a loopback address is made here, so that one command is enough to begin."""
     if not config.auth or not config.loopback or any(key.active for key in keys.list_keys()):
         return None
-    _, text = keys.create("first", scopes=("chat", "metrics"))
+    _, text = keys.create("first", scopes=("chat", "batch", "metrics"))
     return text
 
 

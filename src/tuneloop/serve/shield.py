@@ -36,7 +36,7 @@ class ShieldConfig(Config):
     """Members of objects and elements of arrays of a body, all together."""
     max_messages: int = Field(1024, ge=1)
     """Messages of a chat."""
-    max_n: int = Field(16, ge=1)
+    max_n: int = Field(128, ge=1)
     """Answers to one request, prompts times ``n``."""
     max_tokens: int | None = Field(None, ge=1)
     """The longest answer that a request may ask for; None leaves it to the model's context."""

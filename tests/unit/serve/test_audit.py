@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from tuneloop.errors import DataError, ResourceError
-from tuneloop.serve.audit import GENESIS, AuditConfig, AuditLog, Entry, Verified, verify
+from tuneloop.serve.audit import AuditConfig, AuditLog, Entry
+from tuneloop.serve.audit_chain import GENESIS, Verified, verify
 
 
 def write(path: Path, count: int = 3, **config: object) -> AuditLog:

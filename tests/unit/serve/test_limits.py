@@ -8,6 +8,8 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -18,17 +20,9 @@ from hypothesis import strategies as st
 
 from tuneloop.errors import ResourceError
 from tuneloop.serve.api_error import ApiError
+from tuneloop.serve.book import Allowance, Book, MemoryBook, Reservation, Standing
 from tuneloop.serve.keys import Key, KeyLimits
-from tuneloop.serve.limits import (
-    Allowance,
-    Book,
-    Limits,
-    LimitsConfig,
-    MemoryBook,
-    Reservation,
-    Standing,
-    duration,
-)
+from tuneloop.serve.limits import Limits, LimitsConfig, duration
 
 KEY = Key("k1", "app", ("chat",), 0)
 HOLD_S = 30.0
@@ -239,17 +233,17 @@ def test_books_that_cannot_be_reached_can_leave_the_count_to_the_process_but_nev
     asyncio.run(story())
 
 
-@pytest.fixture(scope="module")
-def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A real Redis on a free loopback port, started for this module."""
+@contextmanager
+def redis_server(folder: Path, port: int = 0) -> Iterator[int]:
+    """A real Redis on a loopback port; gives the port."""
     pytest.importorskip("redis", reason="pip install 'tuneloop[redis]'")
     program = shutil.which("redis-server")
     if program is None:
         pytest.skip("redis-server is not installed (Debian package redis-server)")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    folder = tmp_path_factory.mktemp("redis")
+    if not port:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
     command = [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
     with (folder / "log").open("wb") as log, subprocess.Popen(command, stdout=log) as server:
         deadline = time.monotonic() + 10
@@ -260,8 +254,38 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             except ConnectionRefusedError:
                 assert time.monotonic() < deadline, (folder / "log").read_text()
                 time.sleep(0.02)
-        yield f"redis://127.0.0.1:{port}/0"
+        yield port
         server.terminate()
+
+
+@pytest.fixture(scope="module")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with redis_server(tmp_path_factory.mktemp("redis")) as port:
+        yield f"redis://127.0.0.1:{port}/0"
+
+
+def test_a_redis_that_goes_and_comes_back_is_a_503_between(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It forgets (nothing is saved here), but it never opens the door."""
+    monkeypatch.setattr("tuneloop.serve.limits.RETRY_REDIS_S", 0.0)
+
+    async def status(limits: Limits) -> int:
+        try:
+            await limits.count(KEY, {})
+        except ApiError as error:
+            return error.status_code
+        return 200
+
+    async def story() -> list[int]:
+        with redis_server(tmp_path) as port:
+            limits = Limits(LimitsConfig(requests_per_minute=2, redis_url=f"redis://127.0.0.1:{port}/0"), HOLD_S)
+            seen = [await status(limits) for _ in range(3)]
+        seen.append(await status(limits))
+        with redis_server(tmp_path, port):
+            seen.append(await status(limits))
+            await limits.close()
+        return seen
+
+    assert asyncio.run(story()) == [200, 200, 429, 503, 200]
 
 
 def test_redis_tells_the_same_story_as_memory(redis_url: str) -> None:
