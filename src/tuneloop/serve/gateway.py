@@ -22,6 +22,8 @@ from tuneloop.types import Context
 if TYPE_CHECKING:
     from tuneloop.models import Bundle
 
+RESERVATION_SPARE_S = 60.0
+"""A reservation outlives the longest request by this, in seconds, when nobody is left to settle it."""
 KEYS_REFRESH_S = 5.0
 """How soon a created or revoked key is noticed."""
 
@@ -45,7 +47,7 @@ class Gateway:
         self.hub = Hub(self.process, self.metrics, config.max_queue)
         self.draining = False
         self._from_database = ring is None and config.auth
-        self.limits = Limits(config.limits, config.timeout_s, count=self.metrics.error)
+        self.limits = Limits(config.limits, config.timeout_s + RESERVATION_SPARE_S, count=self.metrics.error)
         self.audit = AuditLog(config.audit, self._lost_audit) if config.audit.path else None
         self.ring = ring or KeyRing(keys.list_keys() if self._from_database else ())
 

@@ -7,6 +7,7 @@ import traceback
 import uuid
 from typing import Any
 
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tuneloop.progress import log
@@ -99,6 +100,8 @@ class Guard:
             await self._app(scope, receive, watched)
         except (ApiError, _Left):
             raise
+        except ClientDisconnect as error:  # in the middle of a file that it sent
+            raise _Left from error
         except Exception as error:
             self._gateway.metrics.error("internal")
             log(f"request {scope['state']['request_id']} failed: " + "".join(traceback.format_exception(error)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 import time
 import uuid
 from collections.abc import Awaitable, Callable
@@ -37,7 +38,8 @@ class LimitsConfig(Config):
     tokens_per_day: int = Field(0, ge=0)
     """Tokens that a key may use from midnight to midnight, UTC; 0 is no limit."""
     redis_url: str | None = None
-    """Where several replicas keep one account, e.g. redis://host:6379/0; None counts in this process."""
+    """Where several replicas keep one account, e.g. redis://host:6379/0; default: ``TUNELOOP_REDIS_URL`` (a URL with a
+    password belongs there, configurations are printed and kept); without either this process counts alone."""
     redis_timeout_s: float = Field(0.5, gt=0)
     """Longer than this Redis may not take."""
     when_redis_fails: Literal["refuse", "memory"] = "refuse"
@@ -64,10 +66,11 @@ class Limits:
         self._config, self._count = config, count
         self._memory = MemoryBook()
         self._book: Book = book or self._memory
-        if book is None and config.redis_url:
+        url = config.redis_url or os.environ.get("TUNELOOP_REDIS_URL")
+        if book is None and url:
             from tuneloop.serve.redis_book import RedisBook
 
-            self._book = RedisBook(config.redis_url, config.redis_timeout_s, hold_s)
+            self._book = RedisBook(url, config.redis_timeout_s, hold_s)
         self._failed_s: float | None = None
         self._settling: set[asyncio.Task[None]] = set()
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Awaitable
 from typing import Any
 
-from tuneloop.errors import ResourceError, need
+from tuneloop.errors import ConfigError, ResourceError, need
 from tuneloop.serve.book import Allowance, Reservation, Standing
 
 PREFIX = "tuneloop:limits"
@@ -80,6 +80,10 @@ class RedisBook:
         url: ``redis://``, ``rediss://`` (TLS) or ``unix://``.
         timeout_s: For connecting and for every answer.
         hold_s: When the reservation of a replica that died ends by itself.
+
+    Raises:
+        ConfigError: The URL is none of a Redis.
+        MissingExtraError: The extra ``redis`` is not installed.
     """
 
     def __init__(self, url: str, timeout_s: float, hold_s: float) -> None:
@@ -90,9 +94,14 @@ class RedisBook:
         self._error: type[Exception] = redis.RedisError
         self._hold_s = hold_s
         # One retry: a connection that was idle while Redis was started again is broken, the next one is not.
-        self._client: Any = redis.Redis.from_url(
-            url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=Retry(NoBackoff(), 1)
-        )
+        try:
+            self._client: Any = redis.Redis.from_url(
+                url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=Retry(NoBackoff(), 1)
+            )
+        except ValueError as error:  # the URL itself may hold a password
+            raise ConfigError(
+                f"this is no URL of a Redis: {error}", where="serve.limits.redis_url", hint="redis://host:6379/0"
+            ) from None
         self._take, self._settle = self._client.register_script(TAKE), self._client.register_script(SETTLE)
 
     async def take(self, key_id: str, allowance: Allowance, requests: int, tokens: int, reservation: str) -> Standing:

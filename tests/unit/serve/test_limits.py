@@ -18,7 +18,7 @@ pytest.importorskip("fastapi", reason="pip install 'tuneloop[serve]'")
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tuneloop.errors import ResourceError
+from tuneloop.errors import ConfigError, ResourceError  # noqa: E402
 from tuneloop.serve.api_error import ApiError
 from tuneloop.serve.book import Allowance, Book, MemoryBook, Reservation, Standing
 from tuneloop.serve.keys import Key, KeyLimits
@@ -360,3 +360,15 @@ def test_a_redis_that_is_away_is_a_resource_error_within_its_time() -> None:
             await book.close()
 
     asyncio.run(story())
+
+
+def test_the_address_of_redis_can_stay_out_of_the_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("redis", reason="pip install 'tuneloop[redis]'")
+    from tuneloop.serve.redis_book import RedisBook
+
+    monkeypatch.setenv("TUNELOOP_REDIS_URL", "redis://:secret@127.0.0.1:1/0")
+    assert isinstance(Limits(LimitsConfig(), HOLD_S)._book, RedisBook)
+    monkeypatch.setenv("TUNELOOP_REDIS_URL", "http://:secret@127.0.0.1:1/0")
+    with pytest.raises(ConfigError, match="no URL of a Redis") as caught:
+        Limits(LimitsConfig(), HOLD_S)
+    assert "secret" not in str(caught.value)
