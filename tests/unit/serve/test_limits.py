@@ -18,7 +18,7 @@ pytest.importorskip("fastapi", reason="pip install 'tuneloop[serve]'")
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tuneloop.errors import ConfigError, ResourceError  # noqa: E402
+from tuneloop.errors import ConfigError, ResourceError
 from tuneloop.serve.api_error import ApiError
 from tuneloop.serve.book import Allowance, Book, MemoryBook, Reservation, Standing
 from tuneloop.serve.keys import Key, KeyLimits
