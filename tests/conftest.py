@@ -21,6 +21,7 @@ def _own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     """Each test has its own TUNELOOP_HOME: no model cache, no database of the person who runs the tests."""
     monkeypatch.setenv("TUNELOOP_HOME", str(tmp_path_factory.mktemp("home")))
     monkeypatch.delenv("TUNELOOP_DATABASE_URL", raising=False)
+    monkeypatch.delenv("TUNELOOP_REDIS_URL", raising=False)
     monkeypatch.setattr("tuneloop.progress._quiet", False)  # a command run with --json in this process switches it on
 
 

@@ -11,14 +11,15 @@ from typing import Annotated
 import typer
 
 from tuneloop import __version__
+from tuneloop.cli import audit as audit_command
 from tuneloop.cli import deploy as deploy_commands
+from tuneloop.cli import keys as keys_commands
 from tuneloop.cli import launch as launch_commands
 from tuneloop.cli import merge as merge_command
 from tuneloop.cli import stages
 from tuneloop.cli import tokenizer as tokenizer_command
-from tuneloop.cli.options import Json, RunName, print_json
+from tuneloop.cli.options import Json, RunName
 from tuneloop.errors import Interrupted, TuneloopError
-from tuneloop.progress import log
 
 EPILOG = (
     "Exit codes: 0 done · 2 configuration · 3 data · 4 model · 5 disk, memory, port · 6 missing extra · 7 serving · "
@@ -95,6 +96,8 @@ def init(
 stages.add_to(app)
 app.add_typer(launch_commands.app, name="launch")
 app.add_typer(deploy_commands.app, name="deploy")
+app.add_typer(keys_commands.app, name="keys")
+app.command(epilog="Example: tuneloop audit audit.jsonl.1 audit.jsonl")(audit_command.audit)
 app.command(epilog="Example: tuneloop tokenizer --from texts/ tokenizer.vocab_size=8000")(tokenizer_command.tokenizer)
 app.command(epilog="Example: tuneloop merge runs/bank-support/train/bundle --dtype bfloat16")(merge_command.merge)
 
@@ -178,42 +181,3 @@ def doctor(as_json: Json = False) -> None:
     from tuneloop.cli.doctor import show
 
     show(as_json=as_json)
-
-
-keys_app = typer.Typer(help="API keys of the gateway.", no_args_is_help=True)
-app.add_typer(keys_app, name="keys")
-
-
-@keys_app.command("create", epilog="Example: tuneloop keys create support-desk --expires-days 90")
-def keys_create(
-    name: Annotated[str, typer.Argument(help="Who or what the key is for.")],
-    scope: Annotated[list[str] | None, typer.Option(help="chat, metrics or admin; may be repeated.")] = None,
-    expires_days: Annotated[float | None, typer.Option(help="The key ends after so many days.")] = None,
-) -> None:
-    """Make a key. It is printed once and kept only as a hash."""
-    from tuneloop.serve import keys
-
-    key, secret = keys.create(name, scopes=tuple(scope or ("chat",)), expires_days=expires_days)
-    log(f"key {key.id} for {key.name} ({', '.join(key.scopes)}); this is the only time it is shown:")
-    print(secret)
-
-
-@keys_app.command("list", epilog="Example: tuneloop keys list")
-def keys_list(as_json: Json = False) -> None:
-    """List keys (never the secrets)."""
-    from tuneloop.serve import keys
-
-    found = keys.list_keys()
-    if as_json:
-        print_json([{"id": k.id, "name": k.name, "scopes": k.scopes, "active": k.active} for k in found])
-        return
-    for key in found:
-        print(f"{key.id}  {'active ' if key.active else 'ended  '}  {','.join(key.scopes):20}  {key.name}")
-
-
-@keys_app.command("revoke", epilog="Example: tuneloop keys revoke 1a2b3c4d")
-def keys_revoke(key_id: Annotated[str, typer.Argument(help="Its id, as listed.")]) -> None:
-    """End a key now."""
-    from tuneloop.serve import keys
-
-    print(f"revoked {keys.revoke(key_id).id}")

@@ -3,7 +3,8 @@
     serve.run(bundle_path, ServeConfig())          serve until SIGTERM, then drain
     serve.smoke(config, bundle, prompts, out)      start it, ask it over HTTP, measure, stop it
     serve.chat(config, bundle)                     a conversation in the terminal
-    serve.keys.create(name), list_keys(), revoke(id)
+    serve.keys.create(name), list_keys(), rotate(id), revoke(id)
+    serve.verify_audit(paths)                      whether an audit log is whole
 
 The gateway owns tokenizer and template; engines see token ids only.
 """
@@ -26,11 +27,12 @@ if TYPE_CHECKING:
     from tuneloop.models import Bundle
     from tuneloop.rundir import RunDir
     from tuneloop.serve import keys
+    from tuneloop.serve.audit_chain import Verified
     from tuneloop.serve.check import ServeCheck
     from tuneloop.serve.gateway import Gateway
     from tuneloop.types import Message
 
-__all__ = ["Gateway", "ServeCheck", "ServeConfig", "chat", "create_app", "keys", "load", "run", "smoke"]
+__all__ = ["Gateway", "ServeCheck", "ServeConfig", "chat", "create_app", "keys", "load", "run", "smoke", "verify_audit"]
 
 _LAZY = {"Gateway": "tuneloop.serve.gateway", "ServeCheck": "tuneloop.serve.check"}
 
@@ -55,6 +57,17 @@ def run(bundle_path: Path, config: ServeConfig) -> None:
     from tuneloop.serve.server import serve
 
     serve(bundle_path, config)
+
+
+def verify_audit(paths: Sequence[Path]) -> Verified:
+    """Check the chain through audit logs, oldest first.
+
+    Raises:
+        DataError: A line was changed, moved or taken out; says which file and line.
+    """
+    from tuneloop.serve.audit_chain import verify
+
+    return verify(paths)
 
 
 def create_app(gateway: Gateway) -> FastAPI:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from tuneloop.errors import DataError
 from tuneloop.serve import structured
 from tuneloop.serve.access_log import note_answers
+from tuneloop.serve.account import TIMED_OUT, Account
 from tuneloop.serve.answer import Answer, Finish, Part, TokenLogprob
 from tuneloop.serve.api_error import ApiError, unsupported
 from tuneloop.serve.asked import Asked, Caller
@@ -44,10 +45,18 @@ class Answering:
     Make it with ``begin``.
     """
 
-    def __init__(self, gateway: Gateway, asked: Asked, caller: Caller, prompts: list[Prompt]) -> None:
-        self.gateway, self.asked, self.caller, self.prompts = gateway, asked, caller, prompts
+    def __init__(
+        self,
+        gateway: Gateway,
+        asked: Asked,
+        caller: Caller,
+        prompts: list[Prompt],
+        requests: list[Request],
+        account: Account,
+    ) -> None:
+        self.gateway, self.asked, self.caller, self.account = gateway, asked, caller, account
+        self.prompts = prompts
         self.prompt_tokens = sum(len(p.ids) for p in prompts)
-        requests = list(_requests(gateway, asked, caller, prompts))
         self.answers = [
             Answer(
                 gateway.chat,
@@ -63,6 +72,7 @@ class Answering:
         ]
         self._index = {request.id: i for i, request in enumerate(requests)}
         self._stream = gateway.hub.open(requests, background=caller.background)
+        account.accepted(self._stream.events)
 
     @classmethod
     async def begin(cls, gateway: Gateway, asked: Asked, caller: Caller) -> Answering:
@@ -71,10 +81,22 @@ class Answering:
         Raises:
             ApiError: It cannot be answered: 400, 404, 429 or 503.
         """
+        account = await Account.open(gateway, asked, caller)
+        try:
+            return await cls._accept(gateway, asked, caller, account)
+        except BaseException:
+            account.close(None)
+            raise
+
+    @classmethod
+    async def _accept(cls, gateway: Gateway, asked: Asked, caller: Caller, account: Account) -> Answering:
         if asked.model not in (None, gateway.model):
             raise ApiError(404, f"there is no model {asked.model!r} here", param="model", code="model_not_found")
         prompts = await _prompts(gateway, asked)
-        return cls(gateway, await structured.prepare(gateway, asked, prompts[0].text), caller, prompts)
+        asked = await structured.prepare(gateway, asked, prompts[0].text)
+        requests = list(_requests(gateway, asked, caller, prompts))
+        await account.reserve(requests)
+        return cls(gateway, asked, caller, prompts, requests, account)
 
     def __aiter__(self) -> AsyncIterator[Delta]:
         return self._deltas()
@@ -88,6 +110,8 @@ class Answering:
         left = len(self.answers)
         while left:
             event = await self._stream.events.get()
+            if event is TIMED_OUT:
+                raise self.account.timed_out()
             index = self._index[event.request_id]
             answer = self.answers[index]
             if answer.finish:
@@ -113,6 +137,7 @@ class Answering:
         """Free the slots; what still runs is cancelled. Can be called twice."""
         self._stream.__exit__()
         note_answers(self)
+        self.account.close(self)
 
     @property
     def tallies(self) -> Iterable[Tally]:

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse
 
@@ -19,7 +20,15 @@ from tuneloop.serve.batches.worker import Worker
 from tuneloop.serve.bodies import explain
 from tuneloop.serve.gateway import Gateway
 from tuneloop.serve.guard import Guard
-from tuneloop.serve.routes import ROUTES
+from tuneloop.serve.openapi import describe
+from tuneloop.serve.routes import ROUTES, health
+
+EXPOSED = (
+    "x-request-id",
+    "retry-after",
+    *(f"x-ratelimit-{a}-{b}" for a in ("limit", "remaining", "reset") for b in ("requests", "tokens")),
+)
+"""Headers that a page of an allowed origin may read."""
 
 
 def create_app(gateway: Gateway) -> FastAPI:
@@ -35,13 +44,28 @@ def create_app(gateway: Gateway) -> FastAPI:
         await worker.stop(working)
         await gateway.close()
 
-    app = FastAPI(title="Tuneloop", lifespan=lifespan, docs_url=None, redoc_url=None)
+    app = FastAPI(title="Tuneloop", lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.batches = worker = Worker(gateway)
     for route in ROUTES:
         route.add(app, gateway)
     _add_errors(app, gateway)
+    describe(app)
     app.add_middleware(Guard, gateway=gateway)
+    if origins := gateway.config.shield.cors_origins:
+        app.add_middleware(
+            CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"], expose_headers=EXPOSED
+        )
     app.add_middleware(AccessLog, gateway=gateway)  # outermost: it sees what the guard refuses, too
+    return app
+
+
+def create_metrics_app(gateway: Gateway) -> FastAPI:
+    """What stands on the metrics' own port: health and metrics of the same gateway, and nothing else."""
+    app = FastAPI(title="Tuneloop metrics", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
+    health.add(app, gateway)
+    _add_errors(app, gateway)
+    app.add_middleware(Guard, gateway=gateway, metrics_only=True)
+    app.add_middleware(AccessLog, gateway=gateway)
     return app
 
 

@@ -9,9 +9,13 @@ from pydantic import Field, model_validator
 
 from tuneloop.config import Config
 from tuneloop.engines import EngineConfig
+from tuneloop.serve.audit import AuditConfig
 from tuneloop.serve.batches.config import BatchesConfig
+from tuneloop.serve.limits import LimitsConfig
 from tuneloop.serve.observe import ObserveConfig
 from tuneloop.serve.rpc.config import GrpcConfig
+from tuneloop.serve.shield import ShieldConfig
+from tuneloop.serve.tls import TlsConfig
 
 
 class ServeConfig(Config):
@@ -55,16 +59,32 @@ class ServeConfig(Config):
     """After SIGTERM: how long accepted requests may take to finish."""
     observe: ObserveConfig = ObserveConfig()
     """Logs and readiness."""
+    timeout_s: float = Field(600.0, gt=0)
+    """An accepted request that takes longer, waiting included, is answered 504 and its place freed."""
+    limits: LimitsConfig = LimitsConfig()
+    """How much each key may ask for."""
+    shield: ShieldConfig = ShieldConfig()
+    """How much a client may send, and how long it may take."""
+    audit: AuditConfig = AuditConfig()
+    """Who asked what when."""
+    tls: TlsConfig = TlsConfig()
+    """Certificate and key."""
+    metrics_port: int | None = Field(None, ge=0, le=65535)
+    """A port of its own for /metrics, on 127.0.0.1 without a key, on ``metrics_host`` with one; None: on the main port."""
+    metrics_host: str = "127.0.0.1"
+    """Where ``metrics_port`` listens. Keys with the scope metrics are asked for unless it is a loopback address."""
     verify_weights: bool = True
     """Compare the bundle's files with its hashes before loading it."""
 
     @property
     def loopback(self) -> bool:
         """Whether only this machine can reach ``host``."""
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return self.host == "localhost"
+        return _loopback(self.host)
+
+    @property
+    def metrics_loopback(self) -> bool:
+        """Whether only this machine can reach ``metrics_host``."""
+        return _loopback(self.metrics_host)
 
     @model_validator(mode="after")
     def _no_open_door(self) -> ServeConfig:
@@ -73,4 +93,16 @@ class ServeConfig(Config):
                 f"auth is off and {self.host} can be reached from other machines"
                 "\nhint: keep auth on (tuneloop keys create), or listen on 127.0.0.1"
             )
+        if not self.auth and self.metrics_port is not None and not self.metrics_loopback:
+            raise ValueError(
+                f"auth is off and the metrics at {self.metrics_host} can be read from other machines"
+                "\nhint: keep auth on, or serve.metrics_host=127.0.0.1"
+            )
         return self
+
+
+def _loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

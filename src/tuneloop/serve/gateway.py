@@ -11,9 +11,11 @@ from tuneloop.engines import EngineProcess
 from tuneloop.errors import ResourceError
 from tuneloop.progress import log
 from tuneloop.serve import keys
+from tuneloop.serve.audit import FSYNC_S, AuditLog
 from tuneloop.serve.config import ServeConfig
 from tuneloop.serve.hub import Hub
 from tuneloop.serve.keys import KeyRing
+from tuneloop.serve.limits import Limits
 from tuneloop.serve.live import watch
 from tuneloop.serve.logs import Logs
 from tuneloop.serve.metrics import Metrics
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from tuneloop.models import Bundle
     from tuneloop.serve.rpc.server import RpcServer
 
+RESERVATION_SPARE_S = 60.0
+"""A reservation outlives the longest request by this, in seconds, when nobody is left to settle it."""
 KEYS_REFRESH_S = 5.0
 """How soon a created or revoked key is noticed."""
 
@@ -50,6 +54,8 @@ class Gateway:
         """Calls that the end of draining cut off."""
         self.rpc: RpcServer | None = None
         self._from_database = ring is None and config.auth
+        self.limits = Limits(config.limits, config.timeout_s + RESERVATION_SPARE_S, count=self.metrics.error)
+        self.audit = AuditLog(config.audit, self._lost_audit) if config.audit.path else None
         self.ring = ring or KeyRing(keys.list_keys() if self._from_database else ())
 
     @property
@@ -78,13 +84,24 @@ class Gateway:
     def _deliver(self, events: list) -> None:  # type: ignore[type-arg]
         self.hub.deliver(events)
 
+    def _lost_audit(self, lines: int) -> None:
+        for _ in range(lines):
+            self.metrics.error("audit_line_lost")
+
     async def run(self) -> None:
         """What goes on beside the requests; ends by cancellation."""
         self.hub.loop = asyncio.get_running_loop()
-        while True:
+        await asyncio.gather(self._follow_keys(), self._sync_audit())
+
+    async def _follow_keys(self) -> None:
+        while self._from_database:
             await asyncio.sleep(KEYS_REFRESH_S)
-            if self._from_database:
-                await self._refresh_keys()
+            await self._refresh_keys()
+
+    async def _sync_audit(self) -> None:
+        while self.audit is not None and self.config.audit.fsync == "second":
+            await asyncio.sleep(FSYNC_S)
+            await asyncio.to_thread(self.audit.sync)
 
     async def _refresh_keys(self) -> None:
         try:
@@ -98,3 +115,6 @@ class Gateway:
             await self.rpc.stop()
         with suppress(asyncio.CancelledError):
             await asyncio.to_thread(self.process.close)
+        await self.limits.close()
+        if self.audit is not None:
+            self.audit.close()

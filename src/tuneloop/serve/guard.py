@@ -1,25 +1,39 @@
-"""The door in front of every route: request id, key, scope, size. What is not opened here stays shut."""
+"""The door in front of every route: request id, key, scope, limits, size, time. What is not opened here stays shut."""
 
 from __future__ import annotations
 
+import asyncio
 import traceback
 import uuid
 from typing import Any
 
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tuneloop.progress import log
-from tuneloop.serve import keys
+from tuneloop.serve import audit, keys
 from tuneloop.serve.access_log import refused
+from tuneloop.serve.account import check_audit
 from tuneloop.serve.api_error import ApiError
+from tuneloop.serve.audit import Entry
+from tuneloop.serve.checks import check_head, check_json
 from tuneloop.serve.gateway import Gateway
 from tuneloop.serve.keys import Key
 
-UPLOAD, FORM_BYTES = "/v1/files", 65_536
-"""The route with larger bodies, and what the form around a file may take."""
+FORM_BYTES = 65_536
+"""What the form around a file may take."""
 PUBLIC = frozenset({"/healthz", "/readyz"})
-SCOPES: tuple[tuple[str, keys.Scope], ...] = (("/v1/", "chat"), ("/generate", "chat"), ("/metrics", "metrics"))
-"""Path prefix -> scope; every other path, also an unknown one, needs ``admin``."""
+METRICS = "/metrics"
+UPLOADS = "/v1/files"
+"""Bodies that are files: larger, slower, and not read into memory here."""
+SCOPES: tuple[tuple[str, keys.Scope], ...] = (
+    ("/v1/batches", "batch"),
+    (UPLOADS, "batch"),
+    ("/v1/", "chat"),
+    ("/generate", "chat"),
+    (METRICS, "metrics"),
+)
+"""Path prefix -> scope, the first that fits; every other path, also an unknown one, needs ``admin``."""
 
 
 class Guard:
@@ -28,10 +42,12 @@ class Guard:
     Args:
         app: What it guards.
         gateway: Keys, limits and counters.
+        metrics_only: It stands on the port of the metrics: there is nothing else, and on loopback no key is asked for.
     """
 
-    def __init__(self, app: ASGIApp, gateway: Gateway) -> None:
-        self._app, self._gateway = app, gateway
+    def __init__(self, app: ASGIApp, gateway: Gateway, *, metrics_only: bool = False) -> None:
+        self._app, self._gateway, self._metrics_only = app, gateway, metrics_only
+        self._shield = gateway.config.shield
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -40,18 +56,41 @@ class Guard:
         if scope["type"] != "http":  # a websocket: there are none
             await send({"type": "websocket.close", "code": 1008})
             return
-        state: dict[str, Any] = scope.setdefault("state", {})
-        state["request_id"] = uuid.uuid4().hex
-        headers = {k: v for k, v in scope["headers"] if k in (b"authorization", b"content-length")}
-        answer = self._labelled(send, state["request_id"])
+        entry = Entry(uuid.uuid4().hex)
+        scope.setdefault("state", {})["request_id"] = entry.request_id
+        audit.current.set(entry)
+        answer = self._labelled(send, entry)
         try:
-            state["key"] = self._admit(scope["path"], headers.get(b"authorization", b""))
-            self._check_length(headers.get(b"content-length", b""), self._limit(scope))
+            receive = await self._checked(scope, receive, entry)
+            await self._run(scope, receive, answer)
         except ApiError as error:
             refused(self._gateway, error)
             await error.response()(scope, receive, answer)
-            return
-        await self._run(scope, receive, answer)
+        except _Left:
+            entry.status = 499
+        finally:
+            self._write(scope, entry)
+
+    async def _checked(self, scope: Scope, receive: Receive, entry: Entry) -> Receive:
+        """The request's body, or a way to read it, after everything that can be said against the request."""
+        check_head(self._shield, scope)
+        path: str = scope["path"]
+        key = self._admit(path, dict(scope["headers"]).get(b"authorization", b""))
+        scope["state"]["key"], entry.key_id = key, key.id
+        if path not in PUBLIC and path != METRICS:
+            check_audit(self._gateway)
+            await self._gateway.limits.count(key, entry.headers)
+        upload = path.startswith(UPLOADS)
+        config = self._gateway.config
+        most = config.batches.max_file_bytes + FORM_BYTES if upload else config.max_body_bytes
+        length = dict(scope["headers"]).get(b"content-length", b"")
+        if length and (not length.isdigit() or int(length) > most):
+            raise _too_large(most)
+        if upload:
+            return self._limited(receive, most)
+        body = await self._body(receive, most)
+        check_json(self._shield, body)
+        return _replayed(body, receive)
 
     async def _run(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The app; what nobody foresaw is a 500 to the caller and a traceback in the log, under the same request id."""
@@ -63,7 +102,11 @@ class Guard:
             await send(message)
 
         try:
-            await self._app(scope, self._limited(receive, self._limit(scope)), watched)
+            await self._app(scope, receive, watched)
+        except (ApiError, _Left):
+            raise
+        except ClientDisconnect as error:  # in the middle of a file that it sent
+            raise _Left from error
         except Exception as error:
             self._gateway.metrics.error("internal")
             log(f"request {scope['state']['request_id']} failed: " + "".join(traceback.format_exception(error)))
@@ -73,7 +116,10 @@ class Guard:
             await failed.response()(scope, receive, send)
 
     def _admit(self, path: str, authorization: bytes) -> Key:
-        if path in PUBLIC or not self._gateway.config.auth:
+        config = self._gateway.config
+        if self._metrics_only and path not in PUBLIC and path != METRICS:
+            raise ApiError(404, "there are only metrics on this port", code="not_found")
+        if path in PUBLIC or not config.auth or (self._metrics_only and config.metrics_loopback):
             return keys.ANYBODY
         kind, _, text = authorization.decode("latin-1").partition(" ")
         key = self._gateway.ring.find(text.strip()) if kind.lower() == "bearer" else None
@@ -87,38 +133,96 @@ class Guard:
         needed: keys.Scope = next((s for prefix, s in SCOPES if path.startswith(prefix)), "admin")
         if not key.may(needed):
             raise ApiError(403, f"this key may not do that; it lacks the scope {needed}", code="missing_scope")
+        if path == METRICS and config.metrics_port is not None and not self._metrics_only:
+            raise ApiError(404, "metrics have a port of their own", code="not_found")
         return key
 
-    def _limit(self, scope: Scope) -> int:
-        """How many bytes the body may have; an upload has its own limit."""
-        config = self._gateway.config
-        return config.batches.max_file_bytes + FORM_BYTES if scope["path"] == UPLOAD else config.max_body_bytes
+    async def _body(self, receive: Receive, most: int) -> bytes:
+        """A body that is read whole, within its time.
 
-    def _check_length(self, header: bytes, limit: int) -> None:
-        if header and (not header.isdigit() or int(header) > limit):
-            raise self._too_large(limit)
+        Raises:
+            ApiError: 408 or 413.
+        """
+        parts: list[bytes] = []
+        size, more = 0, True
+        try:
+            async with asyncio.timeout(self._shield.body_timeout_s):
+                while more:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise _Left
+                    parts.append(message.get("body", b""))
+                    size, more = size + len(parts[-1]), message.get("more_body", False)
+                    if size > most:
+                        raise _too_large(most)
+        except TimeoutError:
+            raise self._too_slow() from None
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    def _too_large(self, limit: int) -> ApiError:
-        return ApiError(413, f"the body has more than {limit} bytes", code="body_too_large")
-
-    def _limited(self, receive: Receive, limit: int) -> Receive:
-        """A chunked body has no length in its head: count what comes."""
-        seen = 0
+    def _limited(self, receive: Receive, most: int) -> Receive:
+        """A file's body, counted while the route reads it; a chunked one has no length in its head."""
+        until = asyncio.get_running_loop().time() + self._shield.upload_timeout_s
+        seen, more = 0, True
 
         async def counted() -> Message:
-            nonlocal seen
-            message = await receive()
+            nonlocal seen, more
+            try:
+                async with asyncio.timeout_at(until if more else None):
+                    message = await receive()
+            except TimeoutError:
+                raise self._too_slow() from None
             seen += len(message.get("body", b""))
-            if seen > limit:
-                raise self._too_large(limit)
+            more = message.get("more_body", False)
+            if seen > most:
+                raise _too_large(most)
             return message
 
         return counted
 
-    def _labelled(self, send: Send, request_id: str) -> Send:
+    def _too_slow(self) -> ApiError:
+        self._gateway.metrics.error("slow_body")
+        said = "the body did not come in time"
+        return ApiError(408, said, code="request_timeout", headers={"Connection": "close"})
+
+    def _labelled(self, send: Send, entry: Entry) -> Send:
         async def labelled(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
+                entry.status = message["status"]
+                more = {"x-request-id": entry.request_id} | entry.headers
+                known = {name.lower() for name, _ in message.get("headers", ())}
+                added = [(k.encode(), v.encode()) for k, v in more.items() if k.encode() not in known]
+                message["headers"] = [*message.get("headers", ()), *added]
             await send(message)
 
         return labelled
+
+    def _write(self, scope: Scope, entry: Entry) -> None:
+        """The line of the audit log. Those who only ask whether the service lives are not in it."""
+        log_ = self._gateway.audit
+        if log_ is None or (scope["path"] in PUBLIC and entry.status < 400):
+            return
+        route: Any = scope.get("route")  # its pattern; a path that matches none may hold anything
+        entry.route = f"{scope['method']} {getattr(route, 'path', '(none)')}"
+        log_.write(entry.line())
+
+
+class _Left(Exception):
+    """The client has gone before its request was complete."""
+
+
+def _too_large(most: int) -> ApiError:
+    return ApiError(413, f"the body has more than {most} bytes", code="body_too_large")
+
+
+def _replayed(body: bytes, receive: Receive) -> Receive:
+    """The body once, then whatever the connection says."""
+    given = False
+
+    async def replay() -> Message:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return replay

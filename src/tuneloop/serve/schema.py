@@ -31,6 +31,7 @@ def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
+Stops = Annotated[list[str], Field(max_length=MAX_STOPS)]
 Bias = Annotated[float, Field(ge=-100, le=100)]
 
 
@@ -50,7 +51,7 @@ class Drawn(Strict):
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=-1)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63 - MAX_CHOICES)] | None = None
-    stop: Annotated[list[str] | None, BeforeValidator(_as_list), Field(max_length=MAX_STOPS)] = None
+    stop: Annotated[Stops | None, BeforeValidator(_as_list, json_schema_input_type=str | Stops | None)] = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     logit_bias: Annotated[dict[str, Bias], Field(max_length=MAX_BIASED_TOKENS)] | None = None
@@ -68,8 +69,9 @@ class Drawn(Strict):
         """
         if self.stream_options is not None and not self.stream:
             raise ApiError(400, "stream_options needs stream: true", param="stream_options")
-        if bad := next((t for t in self.logit_bias or {} if not t.isdecimal()), None):
-            raise ApiError(400, f"{bad!r} is no token id", param="logit_bias", code="invalid_value")
+        for token in self.logit_bias or {}:
+            if not (token.isascii() and token.isdecimal() and len(token) < 10):
+                raise ApiError(400, f"{token[:20]!r} is no token id", param="logit_bias", code="invalid_value")
         return {
             "model": self.model,
             "n": self.n or 1,

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
+import signal
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,30 +19,60 @@ from tuneloop import models
 from tuneloop.chat import Chat
 from tuneloop.errors import ResourceError, ServeError, need
 from tuneloop.progress import log
-from tuneloop.serve import keys, rpc
-from tuneloop.serve.app import create_app
+from tuneloop.serve import keys, rpc, tls
+from tuneloop.serve.app import create_app, create_metrics_app
 from tuneloop.serve.config import ServeConfig
+from tuneloop.serve.connections import Settings, sweep
 from tuneloop.serve.gateway import Gateway
 
 BACKLOG = 2048
+SPARE_FILES = 256
+"""Open files beside connections: the engine, the database, logs."""
 
 
 class Server(uvicorn.Server):
     """uvicorn that tells the gateway when it drains, and ends in peace after a signal it was asked to end by."""
 
     def __init__(self, gateway: Gateway) -> None:
-        super().__init__(
-            uvicorn.Config(
-                create_app(gateway),
-                log_level="warning",
-                access_log=False,
-                server_header=False,
-                log_config=None if gateway.logs.active else uvicorn.config.LOGGING_CONFIG,
-                lifespan="on",
-                timeout_graceful_shutdown=int(gateway.config.drain_timeout_s) or 1,
-            )
-        )
+        config, context = gateway.config, tls.context(gateway.config.tls)
+        super().__init__(Settings(create_app(gateway), config, gateway.metrics, context, lifespan=True))
         self.gateway = gateway
+        self.metrics_listener: socket.socket | None = None
+        if config.metrics_port is not None:
+            self.metrics_listener = _listen(config.metrics_host, config.metrics_port)
+            here = None if config.metrics_loopback else context
+            settings = Settings(create_metrics_app(gateway), config, gateway.metrics, here, lifespan=False)
+            self._metrics = uvicorn.Server(settings)
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve, and the metrics on their own port, until told to stop; the metrics stop last."""
+        beside = [asyncio.create_task(sweep(self.server_state.connections))]
+        if self.metrics_listener is not None:
+            beside.append(asyncio.create_task(sweep(self._metrics.server_state.connections)))
+            metrics = asyncio.create_task(self._metrics._serve([self.metrics_listener]))
+        with self._hangup():
+            try:
+                await super().serve(sockets)
+            finally:
+                if self.metrics_listener is not None:
+                    self._metrics.should_exit = True
+                    await metrics
+                for task in beside:
+                    task.cancel()
+
+    @contextmanager
+    def _hangup(self) -> Iterator[None]:
+        """SIGHUP opens the audit log again, for those who rotate it; without one it is left to the system."""
+        audit = self.gateway.audit
+        if audit is None or threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGHUP, audit.reopen)
+        try:
+            yield
+        finally:
+            loop.remove_signal_handler(signal.SIGHUP)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """SIGTERM or SIGINT: no new requests, finish the accepted ones."""
@@ -81,6 +114,8 @@ def serve(bundle_path: Path, config: ServeConfig) -> None:
     bundle = models.open_bundle(bundle_path)
     if config.verify_weights:
         models.verify(bundle)
+    tls.context(config.tls)  # a mistake in it shows before anything slow happens
+    _open_files(config.shield.max_connections)
     listener = listen(config)
     with listener:
         rpc.check(config)
@@ -108,34 +143,49 @@ def listen(config: ServeConfig) -> socket.socket:
         ResourceError: It is taken, or the address is not this machine's.
     """
     need("fastapi", "serve")
-    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    return _listen(config.host, config.port)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # The protocol must be named: asyncio switches Nagle's algorithm off only where it reads TCP there (40 ms a request).
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((config.host, config.port))
+        listener.bind((host, port))
         listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
         raise ResourceError(
             f"cannot listen: {os.strerror(error.errno) if error.errno else error}",
-            where=f"{config.host}:{config.port}",
+            where=f"{host}:{port}",
             hint="choose another port: serve.port=8001, or 0 for a free one",
         ) from None
     return listener
+
+
+def _open_files(connections: int) -> None:
+    """Let as many files be open as there may be connections; else accepting would fail, for everybody."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + SPARE_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        got = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(got, soft), hard))
+        if got < wanted:
+            log(f"warning: {got} open files allow fewer than {connections} connections: raise ulimit -n to {wanted}")
 
 
 def _first_key(config: ServeConfig) -> str | None:
     """The very first key on a loopback address is made here, so that one command is enough to begin."""
     if not config.auth or not config.loopback or any(key.active for key in keys.list_keys()):
         return None
-    _, text = keys.create("first", scopes=("chat", "metrics"))
+    _, text = keys.create("first", scopes=("chat", "batch", "metrics"))
     return text
 
 
 def _announce(gateway: Gateway, listener: socket.socket, fresh: str | None) -> None:
     host, port = listener.getsockname()[:2]
-    address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    address = f"{'https' if gateway.config.tls.key else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
     known = gateway.context
     log(
         f"serving {known.model} ({known.precision}, version {known.version}) with {gateway.process.name} at {address}/v1"
@@ -144,6 +194,8 @@ def _announce(gateway: Gateway, listener: socket.socket, fresh: str | None) -> N
         log(f"API key (shown once): {fresh}")
     elif gateway.config.auth and not any(key.active for key in gateway.ring.keys):
         log("there is no API key yet: tuneloop keys create NAME")
+    if not gateway.config.loopback and not gateway.config.tls.key:
+        log("warning: keys and words cross the network unencrypted: set serve.tls, or put a TLS proxy in front")
     key = fresh or ("$KEY" if gateway.config.auth else "none")
     log(
         f"try: curl {address}/v1/chat/completions -H 'Authorization: Bearer {key}' -H 'Content-Type: application/json' "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -18,7 +19,7 @@ import tuneloop
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 COMMANDS = (
     "run", "data", "train", "evaluate", "compress", "compare", "serve", "chat", "trace", "runs", "doctor", "init", "keys",
-    "tokenizer",
+    "tokenizer", "audit",
 )  # fmt: skip
 STAGES = ("run", "data", "train", "evaluate", "compress", "compare")
 
@@ -234,7 +235,24 @@ def test_keys(cli: Cli, tmp_path: Path) -> None:
     assert re.fullmatch(r"tl-\S+\n", made.stdout)
     (row,) = json.loads(cli("keys", "list", "--json").stdout)
     assert (row["name"], row["active"]) == ("app", True)
+    rotated = cli("keys", "rotate", row["id"], "--grace-h", "0")
+    assert rotated.stdout.startswith("tl-")
+    assert rotated.stdout != made.stdout
     assert cli("keys", "revoke", row["id"]).returncode == 0
+    two_lines(cli("keys", "rotate", row["id"]), 2)
     assert json.loads(cli("keys", "list", "--json").stdout)[0]["active"] is False
     two_lines(cli("keys", "revoke", "none"), 2)
     two_lines(cli("keys", "create", "app", "--scope", "everything"), 2)
+
+
+def test_audit(cli: Cli, tmp_path: Path) -> None:
+    first = b'{"event":"opened","prev":"' + b"0" * 64 + b'"}'
+    last = b'{"event":"closed","prev":"' + hashlib.sha256(first).hexdigest().encode() + b'"}'
+    path = tmp_path / "audit.jsonl"
+    path.write_bytes(first + b"\n" + last + b"\n")
+    done = cli("audit", path)
+    assert done.stdout == f"2 lines, unbroken; last hash {hashlib.sha256(last).hexdigest()}\n"
+    assert json.loads(cli("audit", path, "--json").stdout)["lines"] == 2
+    two_lines(cli("audit", path, "--last-hash", "0" * 64), 3)
+    path.write_bytes(first.replace(b"opened", b"0pened") + b"\n" + last + b"\n")
+    assert "audit.jsonl:2: " in two_lines(cli("audit", path), 3)[0]

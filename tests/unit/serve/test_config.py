@@ -29,3 +29,9 @@ def test_a_taken_port_is_two_lines() -> None:
         with pytest.raises(ResourceError, match="cannot listen") as caught:
             listen(ServeConfig(port=port))
     assert "hint: choose another port" in str(caught.value)
+
+
+def test_open_metrics_without_keys_are_refused() -> None:
+    with pytest.raises(ConfigError, match="auth is off"):
+        config.build(ServeConfig, {"auth": False, "metrics_port": 9000, "metrics_host": "0.0.0.0"})
+    assert config.build(ServeConfig, {"auth": False, "metrics_port": 9000}).value.metrics_loopback

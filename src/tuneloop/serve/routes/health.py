@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fastapi import FastAPI
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from tuneloop.serve.gateway import Gateway
 
@@ -19,6 +19,6 @@ def add(app: FastAPI, gateway: Gateway) -> None:
         """Tokens can flow."""
         return JSONResponse({"status": gateway.status}, 200 if gateway.ready else 503)
 
-    @app.get("/metrics")
+    @app.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> Response:
         return Response(gateway.metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
