@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 from tuneloop.errors import DataError
 from tuneloop.serve.answer import Answer, Finish, Part, TokenLogprob
 from tuneloop.serve.api_error import ApiError, unsupported
 from tuneloop.serve.asked import Asked, Caller
+from tuneloop.serve.filters.prompts import results
+from tuneloop.serve.filters.text import Hits
 from tuneloop.serve.gateway import Gateway
 from tuneloop.types import Context, Request, Sampling
 
@@ -45,11 +48,20 @@ class Answering:
         self.gateway, self.asked, self.caller = gateway, asked, caller
         self.prompt_tokens = sum(len(p.ids) for p in prompts)
         requests = list(_requests(gateway, asked, caller, prompts))
+        self.filters = [gateway.filters.output() for _ in requests]
         self.answers = [
-            Answer(gateway.chat, p.text, asked.stops, logprobs=asked.logprobs, reasoning=bool(asked.messages))
-            for p in prompts
-            for _ in range(asked.n)
+            Answer(
+                gateway.chat,
+                prompt.text,
+                asked.stops,
+                stages=[guard] if guard else [],
+                logprobs=asked.logprobs,
+                queue=guard.queue() if guard and asked.logprobs else None,
+                reasoning=bool(asked.messages),
+            )
+            for prompt, guard in zip((p for p in prompts for _ in range(asked.n)), self.filters, strict=True)
         ]
+        self.prompt_hits = Hits()
         self._index = {request.id: i for i, request in enumerate(requests)}
         self._stream = gateway.hub.open(requests)
 
@@ -62,7 +74,10 @@ class Answering:
         """
         if asked.model not in (None, gateway.model):
             raise ApiError(404, f"there is no model {asked.model!r} here", param="model", code="model_not_found")
-        return cls(gateway, asked, caller, await _prompts(gateway, asked))
+        asked, hits = await gateway.filters.prompt(asked, gateway.chat)
+        answering = cls(gateway, asked, caller, await _prompts(gateway, asked))
+        answering.prompt_hits = hits
+        return answering
 
     def __aiter__(self) -> AsyncIterator[Delta]:
         return self._deltas()
@@ -100,6 +115,18 @@ class Answering:
     def close(self) -> None:
         """Free the slots; what still runs is cancelled. Can be called twice."""
         self._stream.__exit__()
+
+    @property
+    def prompt_filter_results(self) -> dict[str, Any]:
+        """What the filters found in the prompt, as a field of a body; {} when nothing."""
+        found = results(self.prompt_hits)
+        return {"prompt_filter_results": [{"prompt_index": 0, "content_filter_results": found}]} if found else {}
+
+    def filter_results(self, index: int) -> dict[str, Any]:
+        """What they found in an answer."""
+        guard = self.filters[index]
+        found = results(guard.hits) if guard else {}
+        return {"content_filter_results": found} if found else {}
 
     @property
     def usage(self) -> dict[str, int]:

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from tuneloop.config import Config
 from tuneloop.engines import EngineConfig
+from tuneloop.serve.filters.config import FiltersConfig
 
 
 class ServeConfig(Config):
@@ -44,6 +45,8 @@ class ServeConfig(Config):
     """A longer request body is answered 413."""
     drain_timeout_s: float = Field(120.0, gt=0)
     """After SIGTERM: how long accepted requests may take to finish."""
+    filters: FiltersConfig = FiltersConfig()
+    """What must not get in and what must not get out: personal data, unsafe content, prompt injection."""
     verify_weights: bool = True
     """Compare the bundle's files with its hashes before loading it."""
 

@@ -12,6 +12,7 @@ from tuneloop.errors import ResourceError
 from tuneloop.progress import log
 from tuneloop.serve import keys
 from tuneloop.serve.config import ServeConfig
+from tuneloop.serve.filters.filters import Filters
 from tuneloop.serve.hub import Hub
 from tuneloop.serve.keys import KeyRing
 from tuneloop.serve.metrics import Metrics
@@ -39,6 +40,7 @@ class Gateway:
         self.model = config.model_name or bundle.name
         self.context = Context(model=self.model, version=bundle.version, arm=config.arm, precision=bundle.precision)
         self.metrics = Metrics(self.context)
+        self.filters = Filters(config.filters, self.metrics.filter_hit)
         self.process = EngineProcess(config.engine, bundle, self._deliver)
         self.hub = Hub(self.process, self.metrics, config.max_queue)
         self.draining = False

@@ -24,6 +24,7 @@ class Metrics:
         self._requests = self._counter("requests", "Answered requests by HTTP status.", "code")
         self._errors = self._counter("errors", "Requests that failed, by reason.", "reason")
         self._success = self._counter("request_success", "Completed answers by finish reason.", "finished_reason")
+        self._filters = self._counter("filter_hits", "What the filters found.", "filter", "side", "action")
         self.running = self._gauge("num_requests_running", "Requests that have got their first token.")
         self.waiting = self._gauge("num_requests_waiting", "Accepted requests without a token yet.")
         self.capacity = self._gauge("request_capacity", "Accepted requests at which the next one is answered 429.")
@@ -48,12 +49,16 @@ class Metrics:
     def success(self, finish: str) -> None:
         self._success.labels(**self._labels, finished_reason=finish).inc()
 
+    def filter_hit(self, name: str, side: str, action: str, count: int = 1) -> None:
+        """A filter found something; ``side`` is input or output, ``action`` block, mask or flag. 0 makes the series known."""
+        self._filters.labels(**self._labels, filter=name, side=side, action=action).inc(count)
+
     def render(self) -> bytes:
         """The text that a scrape gets."""
         return generate_latest(self.registry)
 
-    def _counter(self, name: str, text: str, label: str) -> Counter:
-        return Counter(f"tuneloop_{name}", text, (*LABELS, label), registry=self.registry)
+    def _counter(self, name: str, text: str, *more: str) -> Counter:
+        return Counter(f"tuneloop_{name}", text, (*LABELS, *more), registry=self.registry)
 
     def _plain_counter(self, name: str, text: str) -> Counter:
         return Counter(f"tuneloop_{name}", text, LABELS, registry=self.registry).labels(**self._labels)

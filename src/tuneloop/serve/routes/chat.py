@@ -36,7 +36,8 @@ def add(app: FastAPI, gateway: Gateway) -> None:
                 yield chunk(answering, delta.index, _said(part), logprobs=logprobs)
                 logprobs = None
             if delta.finish:
-                yield chunk(answering, delta.index, {}, finish_reason=delta.finish)
+                found = answering.filter_results(delta.index)
+                yield chunk(answering, delta.index, {}, finish_reason=delta.finish, **found)
 
         def last(answering: Answering) -> Chunks:
             if usage:
@@ -50,6 +51,7 @@ def add(app: FastAPI, gateway: Gateway) -> None:
                     "finish_reason": said.finish,
                     "logprobs": _logprobs(found) if body.logprobs else None,
                 }
+                | answering.filter_results(i)
                 for i, (said, found) in enumerate(zip(answering.answers, logprobs, strict=True))
             ]
             return head(gateway, answering, "chat.completion") | {"choices": choices, "usage": answering.usage}
