@@ -28,7 +28,7 @@ _PATTERNS = (
     r"\b(?:repeat|print|output) (?:all |everything |the (?:text|words) )(?:above|before this)\b",
     r"\byou are (?:now|no longer) (?:DAN\b|an? (?:unrestricted|unfiltered|uncensored|evil|jailbroken|amoral)|bound by|in (?:developer|debug|god|dan) mode|free (?:from|of) (?:all|any))",
     r"\b(?:enter|enable|activate|switch (?:in)?to) (?:developer|debug|god|dan|jailbreak|sudo|admin(?:istrator)?) mode\b",
-    r"\b(?:act|pretend|respond|behave) (?:as if|like|as though) (?:you (?:have|had) no|there (?:are|were) no) (?:\w+ ){0,2}(?:rules|restrictions|limits|limitations|guidelines|filters|policies)",
+    r"\b(?:act|pretend|respond|behave) (?:(?:as if|like|as though|that) )?(?:you (?:have|had) no|there (?:are|were) no) (?:\w+ ){0,2}(?:rules|restrictions|limits|limitations|guidelines|filters|policies)",
     r"\b(?:without|free of|bypass(?:ing)?) (?:any |all |your )*(?:safety|content|ethical|moral) (?:filters?|restrictions|guidelines|polic(?:y|ies)|guardrails)",
     rf"(?:忽略|忽视|无视|忘记|忘掉|忘了|抛弃|跳过|绕过|不要(?:再)?(?:理会|遵守|遵循)|不用(?:再)?(?:理会|遵守))[^。！？\n]{{0,8}}?{_ZH_OLD}{_ZH_RULES}",
     r"(?:显示|输出|打印|重复|透露|泄露|告诉我|展示|给我看|说出|公开|复述|写出|是什么)[^。！？\n]{0,12}?(?:你的|您的|完整的?|原始的?|隐藏的?|内部的?|初始的?)+(?:系统)?(?:提示词|系统提示|系统消息|系统指令|初始指令|内部指令|隐藏指令|prompt)",
