@@ -49,9 +49,10 @@ class UnsafeConfig(Config):
     """More lists: UTF-8 files with one word or phrase a line; # begins a comment."""
     classifier: bool = True
     """Also judge by the linear models of the data room's toxicity step."""
-    threshold_zh: float = Field(0.9, gt=0, le=1)
-    """Probability from which a Chinese sentence counts as an insult."""
-    threshold_en: float = Field(0.9, gt=0, le=1)
+    threshold_zh: float = Field(0.95, gt=0, le=1)
+    """Probability from which a Chinese sentence counts as an insult. Lower ones find more and are wrong more often:
+    ``benchmarks/filters.py`` measures both."""
+    threshold_en: float = Field(0.95, gt=0, le=1)
     """Probability from which an English sentence counts as an insult."""
 
 

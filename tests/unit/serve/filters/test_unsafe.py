@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -108,3 +110,14 @@ def test_a_model_judges_its_script_only() -> None:
     assert offensive("你好，请问几点开门").en == 0.0
     assert offensive("When do you open?").zh == 0.0
     assert offensive(INSULT).en > 0.9
+
+
+def test_judging_needs_no_frames() -> None:
+    code = (
+        "import sys; from tuneloop.serve.filters.filters import Filters; from tuneloop.serve.filters.config import *;"
+        "guard = Filters(FiltersConfig(unsafe={'output': 'mask'}, personal_data={'output': 'mask'}), print).output();"
+        "guard.feed([('content', 'hello. 你好，朋友。')]); guard.finish();"
+        "print([m for m in ('polars', 'sklearn', 'torch', 'transformers') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
