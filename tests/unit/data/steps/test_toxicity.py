@@ -10,6 +10,7 @@ import pytest
 
 from tests.unit.data.steps.rows import GOOD_SETS, SHARED, classes, dropped, pairs, real, reasons
 from tuneloop.data.linear import WEIGHTS, load
+from tuneloop.data.sentence import english_words
 from tuneloop.data.steps import create
 from tuneloop.errors import MissingExtraError
 
