@@ -96,7 +96,7 @@ class FilteredText(Generic[T]):
     @property
     def held(self) -> int:
         """Characters that wait now."""
-        return max(0, self.fed - self.at)
+        return 0 if self.blocked else self.fed - self.at
 
     def mark(self, what: T) -> None:
         """Put something between the characters fed so far and the next; ``on_mark`` gets it when its turn comes."""
