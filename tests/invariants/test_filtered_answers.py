@@ -9,10 +9,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tests.pieces import Said, cut, output, say
+from tests.pieces import Pieces, Said, cut, output, say
 from tuneloop.data.personal import TYPES, find, mask
-from tuneloop.serve.answer import Finish, Part
+from tuneloop.serve.answer import Answer, Finish, Part
 from tuneloop.serve.filters.personal import HELD_AT_MOST_CHARACTERS
+from tuneloop.types import TokenEvent
 
 DATA = {
     "SECRET": ["sk-" + "a1" * 15, "ghp_" + "Ab1" * 12, "-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBgkqhkiG9w0B\nQUJDQUJDQUJD\n-----END"],
@@ -168,6 +169,29 @@ def test_prose_beside_reasoning_keeps_its_probabilities() -> None:
     said = masked(tokens, logprobs=True)
     assert said.tokens >= {2, 3, 4, 8, 9, 10, 11, 12}
     assert not said.tokens & {0, 6}
+
+
+def test_a_token_that_ends_with_the_first_bytes_of_a_datum_is_left_out() -> None:
+    raw = "好京A12345。好".encode()
+    tokens = [raw[:5], raw[5:6], raw[6:12], "。".encode(), "好".encode()]  # 好 and two bytes of 京, its third, A12345
+    assert say([b"".join(tokens)], output(**MASK), reasoning=False).of("content") == "好[PLATE]。好"
+    assert masked(tokens, reasoning=False, logprobs=True).tokens == {3, 4}
+
+
+def test_a_tag_is_not_taken_for_the_same_word_in_the_answer() -> None:
+    tokens = [b"<think>", b"a", b"</", b"think", b">", b"think", b" so"]
+    said = masked(tokens, logprobs=True)
+    assert said.of("content") == "think so"
+    assert not {0, 2, 3, 4} & said.tokens
+
+
+def test_probabilities_do_not_wait_for_the_end_of_the_answer() -> None:
+    guard = output(**MASK)
+    assert guard is not None
+    tokens = [b"one", b" two", b" three", b" four", b" five"]
+    answer = Answer(Pieces(tokens), "", stages=[guard], logprobs=True, queue=guard.queue(), reasoning=False)  # type: ignore[arg-type]
+    answer.add(TokenEvent("r", tuple(range(5)), (-1.0,) * 5))
+    assert [entry.token for entry in answer.take_logprobs()] == tokens[:4]
 
 
 def test_an_alternative_that_completes_a_datum_is_left_out() -> None:

@@ -42,6 +42,13 @@ def test_only_the_chosen_types_are_masked() -> None:
     assert said.of("content") == "13800138000 or [EMAIL]"
 
 
+def test_a_secret_longer_than_the_window_is_masked_to_its_end() -> None:
+    text = "key sk-" + "a1" * 800 + " end"
+    for tokens in ([text.encode()], [text[i : i + 7].encode() for i in range(0, len(text), 7)]):
+        said = say(tokens, output(personal_data={"output": "mask"}), reasoning=False, logprobs=True)
+        assert said.of("content") == "key [SECRET] end"
+
+
 def test_an_unchosen_secret_that_goes_on_stays_as_it_is() -> None:
     text = "sk-" + "a1" * 400 + " a.b@c.example"
     guard = output(personal_data={"output": "mask", "types": ("EMAIL",)})

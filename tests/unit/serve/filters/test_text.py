@@ -57,6 +57,11 @@ def test_of_two_that_overlap_the_one_that_begins_first_is_shown(step: int) -> No
 
 
 @pytest.mark.parametrize("step", range(1, 9))
+def test_what_lies_within_masked_text_does_not_end_it(step: int) -> None:
+    assert out("a catdog b", (Word("catdog", "<X>"), "mask"), (Word("atd", "<Y>"), "mask"), step=step)[0] == "a <X> b"
+
+
+@pytest.mark.parametrize("step", range(1, 9))
 def test_a_block_inside_masked_text_ends_the_text(step: int) -> None:
     said, blocked, _ = out("a catdog b", (Word("dog", "<D>", 2), "block"), (Word("catdo", "<C>"), "mask"), step=step)
     assert (said, blocked) == ("a <C>", True)
