@@ -28,7 +28,7 @@ TABLE: dict[str, frozenset[str]] = {
     "compare": frozenset(),
     "report": frozenset(),
     "deploy": frozenset(),
-    "serve": frozenset({"chat", "models", "engines", "compare"}),
+    "serve": frozenset({"data", "chat", "models", "engines", "compare"}),
 }
 """Room -> the other rooms whose doors it may use. Every room may use the base."""
 TOP = frozenset({"loop", "cli", "__init__", "__main__"})

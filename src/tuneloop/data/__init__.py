@@ -12,6 +12,7 @@ is masked.
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,9 +23,11 @@ from tuneloop.data.tokenizer import TokenizerConfig
 from tuneloop.data.tokenizer import run as train_tokenizer
 
 if TYPE_CHECKING:
+    from tuneloop.data import personal
     from tuneloop.data.ledger import Change, Explanation
     from tuneloop.data.makers import Ask
     from tuneloop.data.personal import Masker
+    from tuneloop.data.sentence import offensive
     from tuneloop.rundir import RunDir
 
 __all__ = [
@@ -40,6 +43,8 @@ __all__ = [
     "explain",
     "input_hashes",
     "load",
+    "offensive",
+    "personal",
     "read_records",
     "run",
     "tokenizer",
@@ -106,10 +111,11 @@ def explain(folder: Path, row_id: str) -> Explanation:
 
 def __getattr__(name: str) -> object:
     """The nouns of ``explain`` live beside polars, the masker has tables to build: they are imported when asked for."""
-    if name == "Masker":
-        from tuneloop.data import personal
-
-        return personal.Masker
+    if name in ("Masker", "personal"):
+        personal = importlib.import_module("tuneloop.data.personal")
+        return personal if name == "personal" else personal.Masker
+    if name == "offensive":
+        return importlib.import_module("tuneloop.data.sentence").offensive
     if name in ("Change", "Explanation"):
         from tuneloop.data import ledger
 

@@ -5,14 +5,18 @@ p = 1 / (1 + exp(-(bias + Σ weights[bucket] / √n)))    over the n n-grams of 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import polars as pl
 
-from tuneloop.data.ngrams import Array, buckets, chunks, folded
+from tuneloop.data.ngrams import Array, buckets, buckets_of, chunks, folded, folded_text
+
+if TYPE_CHECKING:
+    import polars as pl
 
 WEIGHTS = Path(__file__).parent / "weights"
 
@@ -37,6 +41,12 @@ class LinearModel:
         parts = [self._scores(folded(part)) for part in chunks(texts)]
         scores = np.concatenate(parts) if parts else np.zeros(0)
         return np.asarray(1.0 / (1.0 + np.exp(-scores)))
+
+    def probability(self, text: str) -> float:
+        """Of one text; what ``probabilities`` gives for a series of one."""
+        index = buckets_of(folded_text(text), self.orders, self.bits)
+        total = float(self.weights[index].sum(dtype=np.float64)) / math.sqrt(max(len(index), 1))
+        return 1.0 / (1.0 + math.exp(-(self.bias + total)))
 
     def _scores(self, texts: pl.Series) -> Array:
         index, counts = buckets(texts, self.orders, self.bits)

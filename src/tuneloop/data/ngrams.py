@@ -1,14 +1,20 @@
-"""Character n-grams of many texts at once, as hashes: what the small models of the quality steps read."""
+"""Character n-grams of many texts at once, as hashes: what the small models of the quality steps read.
+
+polars is imported where a frame comes in: the gateway judges single sentences and does without it.
+"""
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import polars as pl
 
 Array = NDArray[Any]
 
@@ -22,8 +28,15 @@ def folded(texts: pl.Series) -> pl.Series:
     return texts.str.normalize("NFKC").str.to_lowercase().str.replace_all(r"\s+", " ").str.strip_chars()
 
 
+def folded_text(text: str) -> str:
+    """One text, as ``folded`` gives it."""
+    return " ".join(unicodedata.normalize("NFKC", text).lower().split())
+
+
 def characters(texts: pl.Series) -> tuple[Array, Array]:
     """Code points of all texts one after the other, uint32 [characters], and how many each text has, int64 [texts]."""
+    import polars as pl
+
     lengths = texts.str.len_chars().cast(pl.Int64).to_numpy()
     return np.frombuffer("".join(texts.to_list()).encode("utf-32-le"), dtype=np.uint32), lengths
 
@@ -73,8 +86,16 @@ def buckets(texts: pl.Series, orders: Sequence[int], bits: int) -> tuple[Array, 
     return (np.concatenate(found)[order] if found else np.zeros(0, dtype=np.int32)), counts
 
 
+def buckets_of(text: str, orders: Sequence[int], bits: int) -> Array:
+    """The n-grams of one text in their buckets, int32 [n-grams]: what ``buckets`` gives for a series of one."""
+    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
+    return np.concatenate([(hashes(codes, n) >> np.uint64(64 - bits)).astype(np.int32) for n in orders])
+
+
 def chunks(texts: pl.Series, size: int = _CHUNK_CHARACTERS) -> Iterator[pl.Series]:
     """Parts of about ``size`` characters, in order: the arrays above take some 50 bytes a character."""
+    import polars as pl
+
     if not len(texts):
         return
     part = (texts.str.len_chars().cast(pl.Int64).cum_sum() // size).to_numpy()

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from tuneloop.chat import Chat, StopStrings
+from tuneloop.serve.logprobs import LogprobQueue, TokenLogprob
 from tuneloop.serve.reasoning import ReasoningStream
 from tuneloop.types import FinishReason, TokenEvent
+
+__all__ = ["Answer", "Finish", "Kind", "Part", "PartStage", "TokenLogprob"]
 
 Kind = Literal["reasoning", "content", "call"]
 Part = tuple[Kind, str]
@@ -32,15 +33,6 @@ class PartStage(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class TokenLogprob:
-    """A token of the answer: its bytes, the natural logarithm of its probability, and the alternatives, best first."""
-
-    token: bytes
-    logprob: float
-    top: tuple[tuple[bytes, float], ...] = ()
-
-
 class Answer:
     """One answer while it arrives.
 
@@ -51,6 +43,7 @@ class Answer:
         stages: What the parts go through, in order.
         logprobs: Keep every token's probability for ``take_logprobs``.
         calls: Control tokens that mark calls are part of the text, for the stage that reads them.
+        queue: Where they wait, for stages that withhold text.
         reasoning: Tell reasoning from content; a raw continuation is content only.
     """
 
@@ -62,6 +55,7 @@ class Answer:
         *,
         stages: Sequence[PartStage] = (),
         logprobs: bool = False,
+        queue: LogprobQueue | None = None,
         reasoning: bool = True,
         calls: bool = False,
     ) -> None:
@@ -69,8 +63,7 @@ class Answer:
         self._text, self._stops = chat.stream(calls=calls), StopStrings(stops)
         self._split = ReasoningStream(prompt) if reasoning else None
         self._parts: list[Part] = []
-        self._logprobs: deque[tuple[int, TokenLogprob]] | None = deque() if logprobs else None
-        self._read = self._released = 0
+        self._logprobs = (queue or LogprobQueue()) if logprobs else None
         self.tokens = 0
         self.finish: Finish | None = None
 
@@ -80,7 +73,8 @@ class Answer:
         text = self._stops.feed(self._detokenize(event))
         if self._stops.stopped is None and event.finish:
             text += self._stops.feed(self._text.finish()) + self._stops.finish()
-        self._released += len(text)
+        if self._logprobs:
+            self._logprobs.text(text)
         parts: list[Part] = []
         if text:
             parts += self._split.feed(text) if self._split else [("content", text)]
@@ -100,10 +94,7 @@ class Answer:
 
     def take_logprobs(self) -> list[TokenLogprob]:
         """Of the tokens whose text has gone out since the last call; those behind a stop string never come."""
-        out: list[TokenLogprob] = []
-        while self._logprobs and self._logprobs[0][0] <= self._released:
-            out.append(self._logprobs.popleft()[1])
-        return out
+        return self._logprobs.take() if self._logprobs else []
 
     @property
     def content(self) -> str:
@@ -125,10 +116,10 @@ class Answer:
             return self._text.feed(event.token_ids)
         text = ""
         for i, (token, logprob) in enumerate(zip(event.token_ids, event.logprobs, strict=True)):
-            text += self._text.feed([token])
+            said = self._text.feed([token])
             top = event.top[i] if event.top else ()
             alternatives = tuple((self._chat.token_bytes(t), value) for t, value in top)
             entry = TokenLogprob(self._chat.token_bytes(token), logprob, alternatives)
-            self._logprobs.append((self._read + len(text), entry))
-        self._read += len(text)
+            self._logprobs.token(entry, said)
+            text += said
         return text

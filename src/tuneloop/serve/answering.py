@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from tuneloop.errors import DataError
 from tuneloop.serve import structured
@@ -13,6 +14,8 @@ from tuneloop.serve.account import TIMED_OUT, Account
 from tuneloop.serve.answer import Answer, Finish, Part, TokenLogprob
 from tuneloop.serve.api_error import ApiError, unsupported
 from tuneloop.serve.asked import Asked, Caller
+from tuneloop.serve.filters.prompts import results
+from tuneloop.serve.filters.text import Hits
 from tuneloop.serve.gateway import Gateway
 from tuneloop.serve.tally import Tally
 from tuneloop.types import Context, Request, Sampling
@@ -57,19 +60,24 @@ class Answering:
         self.gateway, self.asked, self.caller, self.account = gateway, asked, caller, account
         self.prompts = prompts
         self.prompt_tokens = sum(len(p.ids) for p in prompts)
+        self.filters = [gateway.filters.output() for _ in requests]
         self.answers = [
             Answer(
                 gateway.chat,
-                p.text,
+                prompt.text,
                 asked.stops,
-                stages=structured.stages(gateway, asked),
+                stages=[
+                    *structured.stages(gateway, asked),
+                    *([guard] if guard else []),
+                ],  # the guard sees what goes out
                 logprobs=asked.logprobs,
+                queue=guard.queue() if guard and asked.logprobs else None,
                 reasoning=bool(asked.messages),
                 calls=asked.use is not None,
             )
-            for p in prompts
-            for _ in range(asked.n)
+            for prompt, guard in zip((p for p in prompts for _ in range(asked.n)), self.filters, strict=True)
         ]
+        self.prompt_hits = Hits()
         self._index = {request.id: i for i, request in enumerate(requests)}
         self._stream = gateway.hub.open(requests, background=caller.background)
         account.accepted(self._stream.events)
@@ -92,11 +100,14 @@ class Answering:
     async def _accept(cls, gateway: Gateway, asked: Asked, caller: Caller, account: Account) -> Answering:
         if asked.model not in (None, gateway.model):
             raise ApiError(404, f"there is no model {asked.model!r} here", param="model", code="model_not_found")
+        asked, hits = await gateway.filters.prompt(asked, gateway.chat)
         prompts = await _prompts(gateway, asked)
         asked = await structured.prepare(gateway, asked, prompts[0].text)
         requests = list(_requests(gateway, asked, caller, prompts))
         await account.reserve(requests)
-        return cls(gateway, asked, caller, prompts, requests, account)
+        answering = cls(gateway, asked, caller, prompts, requests, account)
+        answering.prompt_hits = hits
+        return answering
 
     def __aiter__(self) -> AsyncIterator[Delta]:
         return self._deltas()
@@ -143,6 +154,18 @@ class Answering:
     def tallies(self) -> Iterable[Tally]:
         """What was noted about each answer."""
         return self._stream.tallies.values()
+
+    @property
+    def prompt_filter_results(self) -> dict[str, Any]:
+        """What the filters found in the prompt, as a field of a body; {} when nothing."""
+        found = results(self.prompt_hits)
+        return {"prompt_filter_results": [{"prompt_index": 0, "content_filter_results": found}]} if found else {}
+
+    def filter_results(self, index: int) -> dict[str, Any]:
+        """What they found in an answer."""
+        guard = self.filters[index]
+        found = results(guard.hits) if guard else {}
+        return {"content_filter_results": found} if found else {}
 
     @property
     def usage(self) -> dict[str, int]:

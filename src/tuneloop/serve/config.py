@@ -11,6 +11,7 @@ from tuneloop.config import Config
 from tuneloop.engines import EngineConfig
 from tuneloop.serve.audit import AuditConfig
 from tuneloop.serve.batches.config import BatchesConfig
+from tuneloop.serve.filters.config import FiltersConfig
 from tuneloop.serve.limits import LimitsConfig
 from tuneloop.serve.observe import ObserveConfig
 from tuneloop.serve.rpc.config import GrpcConfig
@@ -73,6 +74,8 @@ class ServeConfig(Config):
     """A port of its own for /metrics, on 127.0.0.1 without a key, on ``metrics_host`` with one; None: on the main port."""
     metrics_host: str = "127.0.0.1"
     """Where ``metrics_port`` listens. Keys with the scope metrics are asked for unless it is a loopback address."""
+    filters: FiltersConfig = FiltersConfig()
+    """What must not get in and what must not get out: personal data, unsafe content, prompt injection."""
     verify_weights: bool = True
     """Compare the bundle's files with its hashes before loading it."""
 

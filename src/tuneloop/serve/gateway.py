@@ -13,6 +13,7 @@ from tuneloop.progress import log
 from tuneloop.serve import keys
 from tuneloop.serve.audit import FSYNC_S, AuditLog
 from tuneloop.serve.config import ServeConfig
+from tuneloop.serve.filters.filters import Filters
 from tuneloop.serve.hub import Hub
 from tuneloop.serve.keys import KeyRing
 from tuneloop.serve.limits import Limits
@@ -47,6 +48,7 @@ class Gateway:
         self.context = Context(model=self.model, version=bundle.version, arm=config.arm, precision=bundle.precision)
         self.metrics = Metrics(self.context)
         self.logs = Logs(config.observe, self.metrics.log_line_dropped)
+        self.filters = Filters(config.filters, self.metrics.filter_hit)
         self.process = EngineProcess(config.engine, bundle, self._deliver)
         self.hub = Hub(self.process, self.metrics, config.max_queue)
         watch(self)

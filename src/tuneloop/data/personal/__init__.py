@@ -12,6 +12,21 @@ names        persons, places and organisations, through presidio and a spaCy mod
 
 from tuneloop.data.personal.checksums import iban, id_card, luhn
 from tuneloop.data.personal.masker import Masker, mask
-from tuneloop.data.personal.scan import REGIONS, TYPES, Span, find
+from tuneloop.data.personal.piece import Rules
+from tuneloop.data.personal.scan import CONTINUED, REGIONS, TYPES, WINDOW, Scanner, Span, find
 
-__all__ = ["REGIONS", "TYPES", "Masker", "Span", "find", "iban", "id_card", "luhn", "mask"]
+__all__ = [
+    "CONTINUED",
+    "REGIONS",
+    "TYPES",
+    "WINDOW",
+    "Masker",
+    "Rules",
+    "Scanner",
+    "Span",
+    "find",
+    "iban",
+    "id_card",
+    "luhn",
+    "mask",
+]

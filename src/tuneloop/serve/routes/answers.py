@@ -104,7 +104,7 @@ def head(gateway: Gateway, answering: Answering, kind: str) -> dict[str, Any]:
         "created": int(time.time()),
         "model": gateway.model,
         "system_fingerprint": f"{gateway.context.version}-{gateway.context.precision}",
-    }
+    } | answering.prompt_filter_results
 
 
 def event(body: dict[str, Any]) -> bytes:

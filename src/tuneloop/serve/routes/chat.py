@@ -48,7 +48,8 @@ def shape(gateway: Gateway, body: ChatRequest) -> Shape:
             yield chunk(answering, delta.index, said, logprobs=logprobs)
             logprobs = None
         if delta.finish:
-            yield chunk(answering, delta.index, {}, finish_reason=delta.finish)
+            found = answering.filter_results(delta.index)
+            yield chunk(answering, delta.index, {}, finish_reason=delta.finish, **found)
 
     def last(answering: Answering) -> Chunks:
         if usage:
@@ -62,6 +63,7 @@ def shape(gateway: Gateway, body: ChatRequest) -> Shape:
                 "finish_reason": said.finish,
                 "logprobs": _logprobs(found) if body.logprobs else None,
             }
+            | answering.filter_results(i)
             for i, (said, found) in enumerate(zip(answering.answers, logprobs, strict=True))
         ]
         return head(gateway, answering, "chat.completion") | {"choices": choices, "usage": answering.usage}

@@ -36,6 +36,7 @@ def shape(gateway: Gateway, body: CompletionRequest) -> Shape:
     def chunks(answering: Answering, delta: Delta) -> Chunks:
         text = "".join(said for _, said in delta.parts)
         one = choice(delta.index, text, list(delta.logprobs), delta.finish)
+        one |= answering.filter_results(delta.index) if delta.finish else {}
         yield head(gateway, answering, "text_completion") | {"choices": [one]} | usage
 
     def last(answering: Answering) -> Chunks:
@@ -44,7 +45,7 @@ def shape(gateway: Gateway, body: CompletionRequest) -> Shape:
 
     def whole(answering: Answering, logprobs: list[list[TokenLogprob]]) -> dict[str, Any]:
         said = enumerate(zip(answering.answers, logprobs, strict=True))
-        choices = [choice(i, a.content, found, a.finish) for i, (a, found) in said]
+        choices = [choice(i, a.content, found, a.finish) | answering.filter_results(i) for i, (a, found) in said]
         return head(gateway, answering, "text_completion") | {"choices": choices, "usage": answering.usage}
 
     return Shape(whole, chunks, last)

@@ -29,7 +29,8 @@ def shape(gateway: Gateway) -> Shape:
     def end(answering: Answering) -> dict[str, Any]:
         said = answering.answers[0]
         known = {"id": answering.caller.request_id, "model": gateway.model, "finish_reason": said.finish}
-        return known | {"usage": answering.usage}
+        found = answering.filter_results(0) | answering.prompt_filter_results
+        return known | {"usage": answering.usage} | found
 
     def chunks(_: Answering, delta: Delta) -> Chunks:
         for kind, text in delta.parts:

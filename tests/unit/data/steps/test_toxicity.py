@@ -10,6 +10,7 @@ import pytest
 
 from tests.unit.data.steps.rows import GOOD_SETS, SHARED, classes, dropped, pairs, real, reasons
 from tuneloop.data.linear import WEIGHTS, load
+from tuneloop.data.sentence import english_words
 from tuneloop.data.steps import create
 from tuneloop.errors import MissingExtraError
 
@@ -100,6 +101,19 @@ def test_the_shipped_weights_keep_what_their_readme_says() -> None:
     assert rows.height == 6420
     assert accuracy(found, rows) == pytest.approx(0.883, abs=0.001)
     assert (WEIGHTS / "toxicity_zh.npz").stat().st_size <= 300_000
+
+
+def test_the_shipped_english_weights_keep_what_their_readme_says() -> None:
+    file = SHARED / "safety" / "davidson_en_10000.csv"
+    if not file.exists():
+        pytest.skip("../shared/data/safety/davidson_en_10000.csv is not on this machine")
+    posts = pl.read_csv(file, columns=["class", "tweet"]).unique("tweet", keep="first", maintain_order=True)[3::4]
+    found = load("toxicity_en").probabilities(pl.Series([english_words(text) for text in posts["tweet"]])) >= 0.9
+    offensive = (posts["class"] != 2).to_numpy()
+    assert posts.height == 2500
+    assert (found & offensive).sum() / offensive.sum() == pytest.approx(0.817, abs=0.001)
+    assert (found & offensive).sum() / found.sum() == pytest.approx(0.996, abs=0.001)
+    assert (WEIGHTS / "toxicity_en.npz").stat().st_size <= 300_000
 
 
 @pytest.mark.slow
