@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: help install install-tests demo test test-slow lint format bench bench-train bench-data bench-tables constraints clean
+.PHONY: help install install-tests demo test test-slow lint format bench bench-train bench-data bench-serve bench-tables constraints clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -29,13 +29,16 @@ lint: install-tests  ## ruff and mypy --strict
 format: install  ## let ruff sort imports and format
 	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .
 
-bench: bench-train bench-data  ## every benchmark that runs on a CPU
+bench: bench-train bench-data bench-serve  ## every benchmark that runs on a CPU
 
 bench-data: install-tests  ## the data room: documents, personal data, duplicates, split, steps, readers, a million rows
 	@for bench in documents personal neardup split steps formats reading data_pipeline; do $(BIN)/python benchmarks/$$bench.py || exit 1; done
 
 bench-train: install-tests  ## training speed beside TRL (in its own environment), cached stages, expert adapters, distillation
 	@for bench in train_cpu train_staged expert_adapters distil; do $(BIN)/python benchmarks/$$bench.py || exit 1; done
+
+bench-serve: install-tests  ## the engines beside each other, and what the filters find and cost
+	@for bench in engines_cpu filters; do $(BIN)/python benchmarks/$$bench.py || exit 1; done
 
 bench-tables: install  ## write the benchmark tables into both READMEs
 	@$(BIN)/python benchmarks/tables.py

@@ -39,8 +39,8 @@ CONSTRAINTS = ROOT / "constraints.txt"
 OLDEST, NEWEST = (3, 11), (3, 13)
 SYSTEM_WHEELS = Path("/usr/share/python-wheels")
 TIMEOUT_S = 60
-DEMO, TESTS = "all,dev", "all,data,ray,dev,peers"
-"""Extras of Tuneloop: the loop, and everything."""
+DEMO, TESTS = "all,dev", "all,data,ray,gpu,openvino,dev,peers"
+"""Extras of Tuneloop: the loop, and everything that a machine without a GPU can test."""
 
 
 class BootstrapError(Exception):

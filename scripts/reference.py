@@ -1,4 +1,4 @@
-"""Write the tables in docs/data.md (steps, makers) and docs/training.md (options) from the classes themselves.
+"""Write the tables in docs/data.md (steps, makers), docs/training.md and docs/serving.md (options) from the classes themselves.
 
 python scripts/reference.py
 """
@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tuneloop.config import Config
 from tuneloop.data import makers, steps
+from tuneloop.serve import ServeConfig
 from tuneloop.train import TrainConfig
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -37,7 +38,7 @@ def options(schema: type[Config], prefix: str) -> str:
     sections: list[str] = []
     for key, field in schema.model_fields.items():
         inner = next((c for c in _classes(field.annotation)), None)
-        if inner is None or prefix:  # a section of a stage is that of the run
+        if inner is None or prefix.startswith("stages"):  # a section of a stage is that of the run
             lines.append(f"| `{prefix}{key}` | {_default(field.default)[1:-1]} | {_flat(field.description or '')} |")
         else:
             sections += options(inner, f"{prefix}{key}{'[]' if key == 'stages' else ''}.").splitlines()[2:]
@@ -62,6 +63,7 @@ def _flat(text: str) -> str:
 BLOCKS: dict[str, dict[str, Callable[[], str]]] = {
     "data.md": {"steps": lambda: table(steps), "makers": lambda: table(makers)},
     "training.md": {"options": lambda: options(TrainConfig, "")},
+    "serving.md": {"options": lambda: options(ServeConfig, "")},
 }
 
 

@@ -113,7 +113,7 @@ def check_whole(client: Any, batch_id: str, lines: int = LINES) -> str:
 
 
 def test_a_batch_whose_server_is_killed_twice_answers_every_line_once(bundle: Bundle) -> None:
-    _, key = keys.create("batches")
+    _, key = keys.create("batches", scopes=("chat", "batch"))
     kept, batch_id = "", ""
     for least in (1, 25):
         with serving(bundle, key) as (server, client):
@@ -133,7 +133,7 @@ def test_a_batch_whose_server_is_killed_twice_answers_every_line_once(bundle: Bu
 
 
 def test_a_server_that_is_told_to_end_goes_on_with_its_batch_after_the_start(bundle: Bundle) -> None:
-    _, key = keys.create("batches")
+    _, key = keys.create("batches", scopes=("chat", "batch"))
     with serving(bundle, key) as (server, client):
         batch_id = begin(client)
         wait_for(lambda: written() >= 5)

@@ -369,7 +369,7 @@ def test_sigterm_lets_accepted_calls_finish_refuses_new_ones_and_exits_with_0(bu
     with subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True, env=env) as server:
         assert server.stderr is not None
         said = ""
-        while not re.search(r"gRPC at [\d.]+:\d+\n", said):
+        while not re.search(r"gRPC at [\d.]+:\d+", said):
             line = server.stderr.readline()
             assert line, said
             said += line

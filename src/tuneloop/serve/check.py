@@ -104,7 +104,9 @@ def running(config: ServeConfig, bundle: Bundle, *, batches: bool = False) -> It
     config = config.model_copy(update={"host": "127.0.0.1", "port": 0, "auth": True, "batches": quiet})
     key = secrets.token_urlsafe(32)
     with listen(config) as listener:
-        gateway = Gateway(config, bundle, Chat(load_tokenizer(bundle)), KeyRing.of(key, scopes=("chat", "metrics")))
+        gateway = Gateway(
+            config, bundle, Chat(load_tokenizer(bundle)), KeyRing.of(key, scopes=("chat", "batch", "metrics"))
+        )
         gateway.process.start()
         server = Server(gateway)
         thread = threading.Thread(target=server.run, args=([listener],), name="gateway", daemon=True)

@@ -11,7 +11,7 @@ from tuneloop.engines import EngineProcess
 from tuneloop.errors import ResourceError
 from tuneloop.progress import log
 from tuneloop.serve import keys
-from tuneloop.serve.audit import FSYNC_S, AuditLog
+from tuneloop.serve.audit import FSYNC_S, AuditLog, filter_hit
 from tuneloop.serve.config import ServeConfig
 from tuneloop.serve.filters.filters import Filters
 from tuneloop.serve.hub import Hub
@@ -48,7 +48,7 @@ class Gateway:
         self.context = Context(model=self.model, version=bundle.version, arm=config.arm, precision=bundle.precision)
         self.metrics = Metrics(self.context)
         self.logs = Logs(config.observe, self.metrics.log_line_dropped)
-        self.filters = Filters(config.filters, self.metrics.filter_hit)
+        self.filters = Filters(config.filters, self._filter_hit)
         self.process = EngineProcess(config.engine, bundle, self._deliver)
         self.hub = Hub(self.process, self.metrics, config.max_queue)
         watch(self)
@@ -82,6 +82,11 @@ class Gateway:
     @draining.setter
     def draining(self, value: bool) -> None:
         self.hub.draining = value
+
+    def _filter_hit(self, name: str, side: str, action: str, count: int = 1) -> None:
+        self.metrics.filter_hit(name, side, action, count)
+        if count:
+            filter_hit(f"{name} {side} {action}")
 
     def _deliver(self, events: list) -> None:  # type: ignore[type-arg]
         self.hub.deliver(events)
