@@ -306,7 +306,7 @@ def test_a_batch_that_cannot_be_obeyed_is_refused_by_name(fast: Site, change: di
 def test_a_key_sees_only_its_own(fast: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     done = fast.ended(fast.batch(line("mine")).id)
     mine = fast.gateway.ring.keys
-    other = tuple(KeyRing.of("a", "other").keys[1:])  # its id is not that of the first key
+    other = tuple(KeyRing.of("a", "other", scopes=("chat", "batch")).keys[1:])  # its id is not that of the first key
     monkeypatch.setattr(fast.gateway, "ring", KeyRing((*mine, *other)))
     stranger = openai.OpenAI(base_url=f"{fast.url}/v1", api_key="other", max_retries=0)
     assert list(stranger.files.list()) == list(stranger.batches.list()) == []

@@ -179,7 +179,7 @@ def test_models_are_listed(fast: Site) -> None:
         ({"max_tokens": 0}, "max_tokens"),
         ({"max_tokens": 10, "max_completion_tokens": 10}, "max_tokens"),
         ({"logit_bias": {"x": 1.0}}, "logit_bias"),
-        ({"presence_penalty": 0.5}, "presence_penalty"),
+        ({"presence_penalty": 2.5}, "presence_penalty"),
         ({"tools_json": "{"}, "tools"),
         ({"stream_options": pb.StreamOptions(include_usage=True)}, "stream_options"),
     ],
