@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import traceback
@@ -18,7 +19,7 @@ from tuneloop.cli import launch as launch_commands
 from tuneloop.cli import merge as merge_command
 from tuneloop.cli import stages
 from tuneloop.cli import tokenizer as tokenizer_command
-from tuneloop.cli.options import Json, RunName
+from tuneloop.cli.options import DryRun, Json, RunName
 from tuneloop.errors import Interrupted, TuneloopError
 
 EPILOG = (
@@ -102,35 +103,58 @@ app.command(epilog="Example: tuneloop tokenizer --from texts/ tokenizer.vocab_si
 app.command(epilog="Example: tuneloop merge runs/bank-support/train/bundle --dtype bfloat16")(merge_command.merge)
 
 
-@app.command(epilog="Example: tuneloop serve bank-support --port 8001")
+@app.command(epilog="Example: tuneloop serve bank-support --port 8001 filters.personal_data.output=mask")
 def serve(
     run_name: RunName,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(help="Settings of serve, e.g. limits.tokens_per_day=100000", metavar="[KEY=VALUE]..."),
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="A YAML file with settings of serve, instead of those the run was made with.")
+    ] = None,
     host: Annotated[
         str | None, typer.Option(help="Address to listen on; the default only this machine reaches.")
     ] = None,
     port: Annotated[int | None, typer.Option(help="TCP port; 0 takes a free one.")] = None,
     grpc_port: Annotated[int | None, typer.Option(help="Also gRPC, on this port; 0 takes a free one.")] = None,
-    engine: Annotated[str | None, typer.Option(help="auto, transformers or llamacpp.")] = None,
+    engine: Annotated[str | None, typer.Option(help="auto, transformers, llamacpp, openvino or upstream.")] = None,
     no_auth: Annotated[bool, typer.Option("--no-auth", help="No API keys; only on a loopback address.")] = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Serve a run's model over an OpenAI-compatible HTTP API until Ctrl-C or SIGTERM, then drain."""
     from tuneloop import serve as room
-    from tuneloop.cli.runs import bundle_of, project_of
-    from tuneloop.config import build
+    from tuneloop.cli.runs import bundle_of, name_of, project_of, system_prompt_of
+    from tuneloop.config import build, load
 
-    kept = project_of(run_name, "serve")
-    kept.setdefault("engine", {})
-    given = {"host": host, "port": port, "grpc_port": grpc_port, "auth": False if no_auth else None}
-    kept |= {k: v for k, v in given.items() if v is not None}
-    if engine:
-        kept["engine"]["name"] = engine
-    room.run(bundle_of(run_name), build(room.ServeConfig, kept).value)
+    given = {
+        "host": host,
+        "port": port,
+        "grpc_port": grpc_port,
+        "engine.name": engine,
+        "auth": False if no_auth else None,
+    }
+    words = [f"{k}={json.dumps(v)}" for k, v in given.items() if v is not None]
+    words += [word.removeprefix("serve.") for word in overrides or []]
+    if config is not None:
+        settings = load(room.ServeConfig, config, words).value
+    else:
+        kept = project_of(run_name, "serve")
+        if kept.get("system") is None:  # what /generate asks with is what was trained
+            kept["system"] = system_prompt_of(run_name)
+        if kept.get("model_name") is None:
+            kept["model_name"] = name_of(run_name)
+        settings = build(room.ServeConfig, kept, words).value
+    if dry_run:
+        print(settings.to_yaml(), end="")
+        return
+    room.run(bundle_of(run_name), settings)
 
 
 @app.command(epilog="Example: echo 'lost my card' | tuneloop chat bank-support")
 def chat(
     run_name: RunName,
-    engine: Annotated[str, typer.Option(help="auto, transformers or llamacpp.")] = "auto",
+    engine: Annotated[str, typer.Option(help="auto, transformers, llamacpp, openvino or upstream.")] = "auto",
     system: Annotated[
         str | None, typer.Option(help="System prompt; default: the one the run was trained with.")
     ] = None,

@@ -74,6 +74,14 @@ def project_of(name: str, stage: str) -> dict[str, Any]:
     return yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
+def name_of(name: str) -> str | None:
+    """The name of a run; None for a bundle's folder, which has a name of its own."""
+    try:
+        return find(name).root.name
+    except ConfigError:
+        return None
+
+
 def system_prompt_of(name: str) -> str | None:
     """The system prompt that the run's records begin with."""
     try:

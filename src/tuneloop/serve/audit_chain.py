@@ -105,5 +105,5 @@ def unwritable(path: Path, error: OSError) -> ResourceError:
     return ResourceError(
         f"the audit log cannot be used: {error.strerror or error}",
         where=str(path),
-        hint="free the disk, or serve.audit.path",
+        hint="check the path (serve.audit.path), who may write there, and the space on its disk",
     )

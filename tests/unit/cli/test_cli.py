@@ -216,6 +216,20 @@ def test_run_without_a_training_cannot_be_served(cli: Cli, project: Path) -> Non
     assert "no finished training" in two_lines(cli("serve", "demo"), 2)[0]
 
 
+def test_serve_takes_settings_from_the_run_a_file_and_the_command_line(cli: Cli, project: Path, tmp_path: Path) -> None:
+    cli("data", project, "-q")
+    done = cli("serve", "demo", "--dry-run", "serve.filters.personal_data.output=mask", "--port", "8001")
+    found = yaml.safe_load(done.stdout)
+    assert (found["model_name"], found["port"], found["filters"]["personal_data"]["output"]) == ("demo", 8001, "mask")
+    (tmp_path / "gateway.yaml").write_text("arm: canary\nlimits: {tokens_per_day: 5}\n")
+    found = yaml.safe_load(cli("serve", "demo", "--dry-run", "--config", tmp_path / "gateway.yaml", "arm=b").stdout)
+    assert (found["arm"], found["limits"]["tokens_per_day"]) == ("b", 5)
+
+
+def test_a_wrong_setting_of_serve_is_named(cli: Cli) -> None:
+    assert two_lines(cli("serve", "demo", "prot=1"), 2)[1] == "hint: did you mean 'port'?"
+
+
 def test_doctor_json(cli: Cli) -> None:
     found = json.loads(cli("doctor", "--json").stdout)
     assert {"tuneloop", "python", "system", "cores", "memory_bytes", "free_bytes", "gpus", "home", "models", "missing",
