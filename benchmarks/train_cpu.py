@@ -153,28 +153,12 @@ def trl(case: str, model: Path, folder: Path, kind: str) -> dict[str, Any]:
 
         network = PeftModel.from_pretrained(network, folder / "adapter", is_trainable=True)
     tokenizer = AutoTokenizer.from_pretrained(model)
-    losses: list[float] = []
-    seconds: list[float] = []
 
-    class Trainer(SFTTrainer):  # type: ignore[misc]
-        def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
-            out = super().compute_loss(*args, **kwargs)
-            losses.append(float((out[0] if isinstance(out, tuple) else out).detach()))
-            return out
-
-        def training_step(self, *args: Any, **kwargs: Any) -> Any:
-            self._begun = time.perf_counter()
-            return super().training_step(*args, **kwargs)
-
+    class Ordered(SFTTrainer):  # type: ignore[misc]
         def _get_train_sampler(self, *_: Any, **__: Any) -> Any:
             return SequentialSampler(self.train_dataset)
 
-    from transformers import TrainerCallback
-
-    class Clock(TrainerCallback):
-        def on_step_end(self, *_: Any, **__: Any) -> None:
-            seconds.append(time.perf_counter() - trainer._begun)
-
+    kind_of, losses, seconds = watched(Ordered)
     with tempfile.TemporaryDirectory() as out:
         config = SFTConfig(
             output_dir=out, per_device_train_batch_size=BATCH, num_train_epochs=1, learning_rate=LEARNING_RATE[method],
@@ -184,9 +168,7 @@ def trl(case: str, model: Path, folder: Path, kind: str) -> dict[str, Any]:
             dataset_kwargs={"skip_prepare_dataset": True}, remove_unused_columns=False, dataloader_num_workers=0,
         )  # fmt: skip
         data = Dataset.from_list([{"input_ids": r["input_ids"], "labels": labels_of(r)} for r in rows])
-        trainer = Trainer(
-            model=network, args=config, train_dataset=data, processing_class=tokenizer, callbacks=[Clock()]
-        )
+        trainer = kind_of(model=network, args=config, train_dataset=data, processing_class=tokenizer)
         begun = time.process_time()
         trainer.train()
         spent = time.process_time() - begun
@@ -204,27 +186,10 @@ def factory(case: str, model: Path, folder: Path, kind: str) -> dict[str, Any]:
     from llamafactory.hparams import get_train_args
     from llamafactory.model import load_model, load_tokenizer
     from llamafactory.train.sft.trainer import CustomSeq2SeqTrainer
-    from transformers import TrainerCallback
 
     method = CASES[case][0]
     rows = json.loads((folder / "rows.json").read_text())
-    losses: list[float] = []
-    seconds: list[float] = []
-
-    class Trainer(CustomSeq2SeqTrainer):  # type: ignore[misc]
-        def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
-            out = super().compute_loss(*args, **kwargs)
-            losses.append(float((out[0] if isinstance(out, tuple) else out).detach()))
-            return out
-
-        def training_step(self, *args: Any, **kwargs: Any) -> Any:
-            self._begun = time.perf_counter()
-            return super().training_step(*args, **kwargs)
-
-    class Clock(TrainerCallback):
-        def on_step_end(self, *_: Any, **__: Any) -> None:
-            seconds.append(time.perf_counter() - trainer._begun)
-
+    kind_of, losses, seconds = watched(CustomSeq2SeqTrainer)
     with tempfile.TemporaryDirectory() as out:
         asked = {
             "stage": "sft", "do_train": True, "model_name_or_path": str(model), "template": "chatml", "dataset": "none",
@@ -249,14 +214,43 @@ def factory(case: str, model: Path, folder: Path, kind: str) -> dict[str, Any]:
                 for r in rows
             ]
         )
-        trainer = Trainer(
+        trainer = kind_of(
             model=network, args=training_args, finetuning_args=finetuning_args, data_collator=collator,
-            train_dataset=data, callbacks=[Clock()], **tools,
+            train_dataset=data, **tools,
         )  # fmt: skip
         begun = time.process_time()
         trainer.train()
         spent = time.process_time() - begun
     return summary(losses, seconds, spent, [len(r["input_ids"]) for r in rows])
+
+
+def watched(base: type) -> tuple[Any, list[float], list[float]]:
+    """A Trainer that notes the loss and the seconds of each step, and the lists it writes them to."""
+    from transformers import TrainerCallback
+
+    losses: list[float] = []
+    seconds: list[float] = []
+    begun = 0.0
+
+    class Clock(TrainerCallback):
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            seconds.append(time.perf_counter() - begun)
+
+    class Watched(base):  # type: ignore[misc]
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs, callbacks=[Clock()])
+
+        def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+            out = super().compute_loss(*args, **kwargs)
+            losses.append(float((out[0] if isinstance(out, tuple) else out).detach()))
+            return out
+
+        def training_step(self, *args: Any, **kwargs: Any) -> Any:
+            nonlocal begun
+            begun = time.perf_counter()
+            return super().training_step(*args, **kwargs)
+
+    return Watched, losses, seconds
 
 
 def labels_of(row: dict[str, list[int]]) -> list[int]:

@@ -294,7 +294,6 @@ def deep(levels: int) -> dict[str, Any]:
         {"type": "array", "uniqueItems": True},
         {"type": "string", "pattern": "(?=a)"},
         {"x-guidance": {}},
-        deep(40),
         {"enum": ["x" * 70_000]},
     ],
     ids=lambda schema: str(schema)[:40],
@@ -305,6 +304,12 @@ def test_a_schema_that_cannot_be_kept_is_a_400_and_the_engine_lives_on(real: Sit
     error = reply.json()["error"]
     assert (reply.status_code, error["param"]) == (400, "response_format"), reply.text
     assert real.post({"max_tokens": 2}).status_code == 200
+
+
+def test_a_schema_that_is_too_deep_is_a_400_at_the_door(real: Site) -> None:
+    wanted = {"type": "json_schema", "json_schema": {"name": "s", "schema": deep(40)}}
+    reply = real.post({"response_format": wanted, "max_tokens": 8})
+    assert (reply.status_code, reply.json()["error"]["code"]) == (400, "invalid_json")
 
 
 def test_a_schema_that_only_the_engine_refuses_is_a_400_too(fake: Site) -> None:
