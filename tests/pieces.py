@@ -31,7 +31,7 @@ class Pieces:
     def __init__(self, tokens: Sequence[bytes]) -> None:
         self.tokens = tokens
 
-    def stream(self) -> _Stream:
+    def stream(self, *, calls: bool = False) -> _Stream:
         return _Stream(self.tokens)
 
     def token_bytes(self, token_id: int) -> bytes:

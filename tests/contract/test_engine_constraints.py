@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.contract.test_engines import PROMPT, RUNNING, ask, bundles, engine  # noqa: F401
+from tests.contract.test_engines import PROMPT, RUNNING, ask, bundles, engine, server  # noqa: F401
 from tests.tiny import tiny_tokenizer
 from tests.tiny_gguf import tiny_gguf
 from tuneloop.engines import Engine, EngineConfig, create, generate

@@ -75,17 +75,17 @@ def test_the_process_tells_its_parent_and_a_new_one_begins_at_nothing() -> None:
 def test_llamacpps_own_timings_agree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """llama.cpp says at the end of a stream how much of a prompt it found (``cache_n``) and computed (``prompt_n``)."""
     pytest.importorskip("xllamacpp", reason="pip install 'tuneloop[llamacpp]'")
-    from tuneloop.engines import llamacpp
+    from tuneloop.engines.llamacpp_piece import Piece
 
     said: dict[str, tuple[int, int]] = {}
-    on_chunk = llamacpp._Piece.on_chunk
+    on_chunk = Piece.on_chunk
 
-    def listen(self: llamacpp._Piece, chunk: dict[str, dict[str, dict[str, int]]]) -> bool:
+    def listen(self: Piece, chunk: dict[str, dict[str, dict[str, int]]]) -> bool:
         if timings := chunk.get("__verbose", {}).get("timings"):
             said.setdefault(self.job.request.id, (timings["cache_n"], timings["prompt_n"]))
         return on_chunk(self, chunk)
 
-    monkeypatch.setattr(llamacpp._Piece, "on_chunk", listen)
+    monkeypatch.setattr(Piece, "on_chunk", listen)
     config = EngineConfig(name="llamacpp", max_running=2, context_tokens=CONTEXT, threads=1)
     engine = create(config, open_bundle(tiny_gguf(tmp_path / "tiny")))
     other = tuple(range(200, 230))

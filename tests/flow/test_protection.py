@@ -302,7 +302,7 @@ def test_metrics_on_a_port_of_their_own_are_nowhere_else(bundle: Bundle, monkeyp
     with site(bundle, metrics_port=0) as here:
         port = made[0].metrics_listener.getsockname()[1]
         own = f"http://127.0.0.1:{port}"
-        assert "tuneloop_engine_ready" in httpx.get(f"{own}/metrics").text
+        assert "tuneloop_ready" in httpx.get(f"{own}/metrics").text
         assert httpx.get(f"{own}/readyz").status_code == 200
         for path in ("/v1/models", CHAT, "/openapi.json", "/", "/metrics/x"):
             assert httpx.get(own + path, headers=here.http.headers).status_code == 404

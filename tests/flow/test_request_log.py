@@ -124,8 +124,8 @@ def test_an_engine_that_dies_in_mid_stream_is_written_as_error_though_the_status
     ("path", "headers", "status", "route", "error"),
     [
         ("/v1/chat/completions", {"Authorization": "Bearer tl-wrong-key"}, 401, "none", "invalid_api_key"),
-        ("/v1/my-secret-path", {}, 404, "none", "404"),
-        ("/v1/chat/completions", {"Content-Type": "application/json"}, 400, "/v1/chat/completions", "invalid_json"),
+        ("/v1/my-secret-path", {}, 400, "none", "invalid_json"),
+        ("/v1/chat/completions", {"Content-Type": "application/json"}, 400, "none", "invalid_json"),
     ],
 )
 def test_a_refusal_is_written_with_its_reason_and_never_with_what_was_sent(

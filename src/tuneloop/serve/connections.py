@@ -128,10 +128,18 @@ class Settings(uvicorn.Config):
         metrics: Where refused connections are counted.
         context: TLS; None for none.
         lifespan: Whether the application has a start and an end.
+        own_logs: Our logs take what uvicorn says; without them it writes as it is used to.
     """
 
     def __init__(
-        self, app: ASGIApp, config: ServeConfig, metrics: Metrics, context: ssl.SSLContext | None, *, lifespan: bool
+        self,
+        app: ASGIApp,
+        config: ServeConfig,
+        metrics: Metrics,
+        context: ssl.SSLContext | None,
+        *,
+        lifespan: bool,
+        own_logs: bool,
     ) -> None:
         kind = type("Connection", (Connection,), {"shield": config.shield, "metrics": metrics})
         self._context = context
@@ -139,6 +147,7 @@ class Settings(uvicorn.Config):
             app,
             http=kind,
             ws="none",
+            log_config=None if own_logs else uvicorn.config.LOGGING_CONFIG,
             log_level="error",  # its warnings are about what clients send: those are counted instead
             access_log=False,
             server_header=False,

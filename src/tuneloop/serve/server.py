@@ -34,14 +34,16 @@ class Server(uvicorn.Server):
     """uvicorn that tells the gateway when it drains, and ends in peace after a signal it was asked to end by."""
 
     def __init__(self, gateway: Gateway) -> None:
-        config, context = gateway.config, tls.context(gateway.config.tls)
-        super().__init__(Settings(create_app(gateway), config, gateway.metrics, context, lifespan=True))
+        config, context, own = gateway.config, tls.context(gateway.config.tls), gateway.logs.active
+        super().__init__(Settings(create_app(gateway), config, gateway.metrics, context, lifespan=True, own_logs=own))
         self.gateway = gateway
         self.metrics_listener: socket.socket | None = None
         if config.metrics_port is not None:
             self.metrics_listener = _listen(config.metrics_host, config.metrics_port)
             here = None if config.metrics_loopback else context
-            settings = Settings(create_metrics_app(gateway), config, gateway.metrics, here, lifespan=False)
+            settings = Settings(
+                create_metrics_app(gateway), config, gateway.metrics, here, lifespan=False, own_logs=own
+            )
             self._metrics = uvicorn.Server(settings)
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:

@@ -64,7 +64,7 @@ def test_a_line_is_json_with_utc_time(logs: Logs, sink: Sink) -> None:
 
 def test_what_the_rest_of_the_program_says_is_json_too(logs: Logs, sink: Sink) -> None:
     progress.log("engine: it died")
-    logging.getLogger("uvicorn.error").warning("careful: %s", "x")
+    logging.getLogger("uvicorn.error").error("careful: %s", "x")
     logs.stop()
     assert [(r["event"], r["message"]) for r in sink.rows()] == [
         ("message", "engine: it died"),
@@ -111,10 +111,10 @@ def test_text_is_for_a_person(sink: Sink) -> None:
     assert "model" not in line
 
 
-def test_a_librarys_warning_is_text_where_requests_are_text(sink: Sink) -> None:
+def test_a_librarys_error_is_text_where_requests_are_text(sink: Sink) -> None:
     logs = Logs(ObserveConfig(logs="text"), lambda: None, sink)
     logs.start()
-    logging.getLogger("uvicorn.error").warning("careful: %s", "x")
+    logging.getLogger("uvicorn.error").error("careful: %s", "x")
     logs.stop()
     assert sink.getvalue().endswith(" careful: x\n")
 
