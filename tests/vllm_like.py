@@ -102,7 +102,15 @@ class VllmLike:
     def _complete(self, http: BaseHTTPRequestHandler, body: dict[str, Any]) -> None:
         name = f"cmpl-{len(self.bodies)}-{threading.get_ident()}"
         sampling = Sampling(
-            body["max_tokens"], body["temperature"], body["top_p"], max(body.get("top_k") or 0, 0), body.get("seed")
+            body["max_tokens"],
+            body["temperature"],
+            body["top_p"],
+            max(body.get("top_k") or 0, 0),
+            body.get("seed"),
+            body.get("presence_penalty") or 0.0,
+            body.get("frequency_penalty") or 0.0,
+            tuple((int(token), bias) for token, bias in (body.get("logit_bias") or {}).items()),
+            body.get("logprobs") or 0,
         )
         queue = self._queues[name] = SimpleQueue()
         with self._lock:
@@ -151,7 +159,11 @@ def chunk_of(event: TokenEvent, body: dict[str, Any]) -> dict[str, Any]:
         tokens, finish = tokens[: stop + 1], "stop"
     values = list(event.logprobs[: len(tokens)])
     named = [f"token_id:{t}" for t in tokens]
-    top = [{name: value, "token_id:1": value - 1.0} for name, value in zip(named, values, strict=True)]
+    beside = event.top or ((),) * len(named)
+    top = [
+        {f"token_id:{t}": v for t, v in others} | {name: value}
+        for name, value, others in zip(named, values, beside, strict=False)
+    ]
     logprobs = {"tokens": named, "token_logprobs": values, "top_logprobs": top}
     return {"index": 0, "text": "", "token_ids": tokens, "finish_reason": finish, "logprobs": logprobs}
 
