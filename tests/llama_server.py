@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tuneloop.engines.platform import keep_signal_handlers
+from tuneloop.engines.platform import keep_signals
 
 
 def free_port() -> int:
@@ -27,7 +27,7 @@ def llama_server(file: Path, context: int, running: int) -> Iterator[str]:
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
     params.warmup, params.verbosity, params.ui = False, -1, False
     params.hostnames, params.port = ["127.0.0.1"], free_port()
-    with keep_signal_handlers():
+    with keep_signals():
         server = xllamacpp.Server(params)
     server.handle_completions({"prompt": [0], "n_predict": 1})  # its loop must have begun before it can be told to end
     time.sleep(0.1)

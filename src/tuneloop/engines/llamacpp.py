@@ -32,7 +32,7 @@ from tuneloop.engines.base import Capabilities, EngineStats, too_long
 from tuneloop.engines.config import EngineConfig
 from tuneloop.engines.gguf_header import context_length
 from tuneloop.engines.llamacpp_piece import Guided, Job, Piece, Said
-from tuneloop.engines.platform import available_threads, keep_signal_handlers
+from tuneloop.engines.platform import available_threads, keep_signals
 from tuneloop.errors import ModelError, ServeError, TuneloopError, need
 from tuneloop.models import load_tokenizer
 from tuneloop.types import FinishReason, Request, TokenEvent
@@ -220,7 +220,7 @@ def _start(xllamacpp: Any, file: Path, context: int, config: EngineConfig) -> An
     if len(str(folder)) < _LONGEST_SOCKET_FOLDER:
         params.hostnames = [str(folder / "llama.sock")]
     try:
-        with keep_signal_handlers():
+        with keep_signals():
             server = xllamacpp.Server(params)
         # Its loop must have begun before it can be told to end: a server closed at once would hang in its destructor.
         server.handle_completions({"prompt": [0], "n_predict": 1, "cache_prompt": False})

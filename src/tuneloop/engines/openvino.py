@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 from tuneloop.engines.base import Capabilities, too_long
 from tuneloop.engines.config import EngineConfig
 from tuneloop.engines.gguf_header import context_length, read_header
-from tuneloop.engines.platform import available_threads
+from tuneloop.engines.platform import available_threads, keep_signals
 from tuneloop.errors import ModelError, ServeError, need
 from tuneloop.types import FinishReason, Request, Sampling, TokenEvent
 
@@ -134,7 +134,8 @@ class OpenVinoEngine:
         self._running.clear()
         self._waiting.clear()
         self._events.clear()
-        del self._pipeline
+        with keep_signals():
+            del self._pipeline
 
     def _load(self, file: Path, context: int, config: EngineConfig) -> Any:
         threads = config.threads or available_threads()
@@ -145,7 +146,8 @@ class OpenVinoEngine:
         scheduler.num_kv_blocks = config.max_running * (math.ceil(context / BLOCK_TOKENS) + 1)
         properties = {"INFERENCE_NUM_THREADS": threads, "sampler_num_threads": threads} | _PRECISION[config.dtype]
         try:
-            return self._genai.ContinuousBatchingPipeline(str(file), scheduler, "CPU", properties, {})
+            with keep_signals():
+                return self._genai.ContinuousBatchingPipeline(str(file), scheduler, "CPU", properties, {})
         except (RuntimeError, IndexError) as error:  # IndexError: a key that its reader expects is not in the file
             raise ModelError(
                 f"OpenVINO cannot load this model: {_last_line(error)}",

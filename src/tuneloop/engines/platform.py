@@ -9,8 +9,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_SIGACTION_BYTES = 1024
-"""More than ``struct sigaction`` takes anywhere; its layout does not matter to save and restore it."""
+_STRUCT_BYTES = 1024
+"""More than ``struct sigaction`` and ``stack_t`` take anywhere; their layout does not matter to save and restore them."""
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
@@ -22,21 +22,26 @@ def available_threads() -> int:
 
 
 @contextmanager
-def keep_signal_handlers() -> Iterator[None]:
-    """Put the handlers of SIGINT and SIGTERM back, whatever a native library does to them inside the block.
+def keep_signals() -> Iterator[None]:
+    """Put the handlers of SIGINT and SIGTERM and this thread's signal stack back, whatever a native library does to them.
 
-    ``signal.signal`` would do only in the main thread.
+    llama.cpp's wrapper takes the handlers (``signal.signal`` could put them back in the main thread only). OpenVINO gives
+    the thread that loads a model a stack for its signal handlers and frees it with the model, perhaps from another
+    thread, without taking it back (a sigaltstack(2) of its own per loaded plugin): the next signal then ends the process.
     """
     libc = ctypes.CDLL(None)
-    saved = {}
+    handlers = {}
     for number in (signal.SIGINT, signal.SIGTERM):
-        saved[number] = ctypes.create_string_buffer(_SIGACTION_BYTES)
-        libc.sigaction(int(number), None, saved[number])
+        handlers[number] = ctypes.create_string_buffer(_STRUCT_BYTES)
+        libc.sigaction(int(number), None, handlers[number])
+    stack = ctypes.create_string_buffer(_STRUCT_BYTES)
+    libc.sigaltstack(None, stack)
     try:
         yield
     finally:
-        for number, action in saved.items():
+        for number, action in handlers.items():
             libc.sigaction(int(number), action, None)
+        libc.sigaltstack(stack, None)
 
 
 def die_with_parent(parent_pid: int, number: int = signal.SIGKILL) -> None:

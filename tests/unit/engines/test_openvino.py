@@ -192,3 +192,22 @@ def test_headers_name_all_layers(bundle: Bundle) -> None:
     header = read_header(bundle.gguf_file)
     assert header.architecture == "llama"
     assert len([t for t in header.tensors if t.endswith("attn_q.weight")]) == LAYERS
+
+
+def test_a_signal_after_the_model_is_closed_is_handled(bundle: Bundle) -> None:
+    """OpenVINO frees the signal stack that it gave the loading thread; the next signal then ended the process."""
+    script = (
+        "import signal, sys, threading\n"
+        "from tuneloop.engines import EngineConfig, create\n"
+        "from tuneloop.models import open_bundle\n"
+        "engine = create(EngineConfig(name='openvino', context_tokens=64, threads=1), open_bundle(sys.argv[1]))\n"
+        "closer = threading.Thread(target=engine.close)\n"
+        "closer.start()\n"
+        "closer.join()\n"
+        "signal.signal(signal.SIGTERM, lambda number, frame: print('handled', number))\n"
+        "signal.raise_signal(signal.SIGTERM)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(bundle.path)], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "handled 15\n"), done.stderr
