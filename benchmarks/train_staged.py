@@ -27,10 +27,15 @@ import harness
 
 BATCH = 8
 FIRST_STEP, LATER_STEPS = 1e-5, 2e-3
-SYSTEMS = {
-    "short": "You sort messages of a bank. Answer with the intent of the message.",
-    "long": "Answer with one of these intents: {labels}",
+SHORT = "You sort messages of a bank. Answer with the intent of the message."
+LONG = "Answer with one of these intents: {labels}"
+CASES = {
+    "short": ("freeze", SHORT),
+    "long": ("freeze", LONG),
+    "lora-short": ("lora", SHORT),
+    "lora-long": ("lora", LONG),
 }
+"""What trains in the last layers (all their weights, or adapters on them), and the system prompt."""
 CACHED, UNCACHED = "cached activations", "uncached"
 
 
@@ -48,7 +53,7 @@ def prepare(case: str, data: Path, model: Path, folder: Path, steps: int) -> Non
     out = []
     for row in rows[: BATCH * steps]:
         messages = (
-            Message("system", SYSTEMS[case].format(labels=labels)),
+            Message("system", CASES[case][1].format(labels=labels)),
             Message("user", row["text"]),
             Message("assistant", row["category"]),
         )
@@ -57,8 +62,10 @@ def prepare(case: str, data: Path, model: Path, folder: Path, steps: int) -> Non
     (folder / "rows.json").write_text(json.dumps(out))
 
 
-def once(model: Path, folder: Path, last_layers: int, *, cached: bool) -> dict[str, Any]:
+def once(model: Path, folder: Path, last_layers: int, method: Any, *, cached: bool) -> dict[str, Any]:
     """Two passes over the rows."""
+    import torch
+
     from tuneloop.models import load_model
     from tuneloop.rundir import RunDir
     from tuneloop.train import TrainConfig
@@ -66,18 +73,20 @@ def once(model: Path, folder: Path, last_layers: int, *, cached: bool) -> dict[s
     from tuneloop.train.methods import METHODS, border
     from tuneloop.train.objectives import create
     from tuneloop.train.plan import BatchPlan
-    from tuneloop.train.sections import CheckpointConfig, FreezeConfig, OptimizerConfig
+    from tuneloop.train.sections import CheckpointConfig, FreezeConfig, LoraConfig, MemoryConfig, OptimizerConfig
     from tuneloop.types import Example
 
     rows = json.loads((folder / "rows.json").read_text())
     examples = [Example(str(i), tuple(r["input_ids"]), tuple(map(bool, r["loss_mask"]))) for i, r in enumerate(rows)]
     steps = len(examples) // BATCH
     config = TrainConfig(
-        method="freeze", learning_rate=5e-5, trackers=(), checkpoint=CheckpointConfig(every_steps=10**6),
-        freeze=FreezeConfig(last_layers=last_layers, cache_activations=cached),
+        method=method, learning_rate=5e-5 if method == "freeze" else 2e-4, trackers=(),
+        checkpoint=CheckpointConfig(every_steps=10**6), memory=MemoryConfig(cache_activations=cached),
+        freeze=FreezeConfig(last_layers=last_layers), lora=LoraConfig(rank=16, last_layers=last_layers),
         optimizer=OptimizerConfig(schedule="constant", warmup_ratio=0.0),
     )  # fmt: skip
-    network = METHODS["freeze"](load_model(model), config)
+    torch.manual_seed(0)
+    network = METHODS[method](load_model(model), config)
     one_pass = tuple((tuple(range(s * BATCH, s * BATCH + BATCH)),) for s in range(steps))
     plan = BatchPlan(one_pass * 2, (steps, 2 * steps))
     with tempfile.TemporaryDirectory(dir=folder) as out:
@@ -123,13 +132,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=8, help="optimizer steps of one pass")
     parser.add_argument("--last-layers", type=int, default=8)
-    parser.add_argument("--cases", nargs="*", default=list(SYSTEMS))
+    parser.add_argument("--cases", nargs="*", default=list(CASES), choices=list(CASES))
     parser.add_argument("--data", type=Path, default=harness.ROOT.parent / "shared" / "data" / "intent_en")
-    parser.add_argument("--arm", nargs=4, help=argparse.SUPPRESS)
+    parser.add_argument("--arm", nargs=5, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.arm:
-        kind, model, folder, layers = options.arm
-        print(json.dumps(once(Path(model), Path(folder), int(layers), cached=kind == "cached")))
+        kind, model, folder, layers, method = options.arm
+        print(json.dumps(once(Path(model), Path(folder), int(layers), method, cached=kind == "cached")))
         return
     if not (options.data / "banking77_train.csv").exists():
         sys.exit(
@@ -146,8 +155,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as name:
             prepare(case, options.data, model, Path(name), options.steps)
 
-            def arm(title: str, kind: str, name: str = name) -> harness.Arm:
-                command = [sys.executable, __file__, "--arm", kind, str(model), name, str(options.last_layers)]
+            def arm(title: str, kind: str, name: str = name, method: str = CASES[case][0]) -> harness.Arm:
+                command = [sys.executable, __file__, "--arm", kind, str(model), name, str(options.last_layers), method]
                 return harness.Arm(title, command, {"HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "PASSIVE"})
 
             results = harness.interleave([arm(CACHED, "cached"), arm(UNCACHED, "uncached")], options.rounds)

@@ -103,12 +103,15 @@ def test_merged_equals_unmerged(arch: str, method: str) -> None:
     torch.testing.assert_close(logits(merge(model)), expected, atol=1e-5, rtol=0)
 
 
-@pytest.fixture(params=[(a, m) for a in ARCHS for m in ("lora", "rslora", "dora")], ids="-".join)
+@pytest.fixture(
+    params=[(a, m) for a in ARCHS for m in ("lora", "rslora", "dora", "lora of the last layer")], ids="-".join
+)
 def saved(request: pytest.FixtureRequest, tiny: Callable[..., Path], tmp_path: Path) -> tuple[Path, Path, Any]:
     """Folders of an adapter and its base, and the logits it had when it was saved."""
     arch, method = request.param
+    name, _, last = method.partition(" of ")
     base = Path(shutil.copytree(tiny(arch, "chatml"), tmp_path / "base"))
-    model = adapted(load_model(base), config(method, arch))
+    model = adapted(load_model(base), config(name, arch, last_layers=1 if last else None))
     save_adapter_bundle(tmp_path / "adapter", model, load_tokenizer(base), base, {})
     return tmp_path / "adapter", base, logits(model)
 

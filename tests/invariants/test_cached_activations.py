@@ -24,6 +24,7 @@ from tuneloop.train.plan import BatchPlan
 from tuneloop.train.sections import (
     CheckpointConfig,
     FreezeConfig,
+    LoraConfig,
     MemoryConfig,
     OptimizerConfig,
     ValidationConfig,
@@ -46,7 +47,9 @@ def config(*, last_layers: int = 2, **more: Any) -> TrainConfig:
 
 def prepared(arch: str = "llama", settings: TrainConfig | None = None, **more: Any) -> Any:
     model = tiny_model(arch, vocab_size=300, layers=4, **more)  # type: ignore[arg-type]
-    return METHODS["freeze"](model, settings or config())
+    settings = settings or config()
+    torch.manual_seed(5)  # adapters begin with random numbers
+    return METHODS[settings.method](model, settings)
 
 
 def cached(
@@ -74,6 +77,26 @@ def test_cached_equals_the_plain_padded_run(arch: str, last_layers: int, tmp_pat
     assert losses_of(tmp_path / "cached") == pytest.approx(losses_of(tmp_path / "plain"), abs=1e-5)
     for name, weight in expected.items():
         assert (ours[name] - weight).norm() <= 1e-4 * max(1.0, weight.norm()), name  # biases are near zero
+
+
+@pytest.mark.parametrize("method", ["lora", "dora"])
+@pytest.mark.parametrize("arch", ARCHS)
+def test_cached_equals_the_plain_padded_run_with_adapters_on_the_last_layers(
+    arch: str, method: str, tmp_path: Path
+) -> None:
+    lora = LoraConfig(rank=4, last_layers=2, experts=method == "lora")
+    if method == "dora" and arch.startswith("deepseek"):
+        lora = LoraConfig(rank=4, last_layers=2, targets="attention")
+    settings = config(method=method, lora=lora, learning_rate=1e-3)
+    plain = settings.model_copy(update={"memory": MemoryConfig(padding_free=False)})
+    ours = run(tmp_path / "cached", settings, cache=True, arch=arch)
+    expected = run(tmp_path / "plain", plain, cache=False, arch=arch)
+    assert list((tmp_path / "cached/checkpoints/activations").glob("*.bin"))
+    assert losses_of(tmp_path / "cached") == pytest.approx(losses_of(tmp_path / "plain"), abs=1e-5)
+    assert any(".layers.3." in name and "lora_B" in name and weight.any() for name, weight in ours.items())
+    assert not any(".layers.1." in name and "lora_" in name for name in ours)
+    for name, weight in expected.items():
+        assert (ours[name] - weight).norm() <= 1e-4 * max(1.0, weight.norm()), name
 
 
 @pytest.mark.parametrize("share", [True, False])

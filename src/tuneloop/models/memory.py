@@ -67,7 +67,7 @@ def training_memory(
     batch_tokens: int = 2048,
     labelled_tokens: int | None = None,
     lora_rank: int = 16,
-    trained_layers: int = 2,
+    trained_layers: int | None = None,
     checkpointing: bool = False,
     on_gpu: bool = False,
     dtype: str | None = None,
@@ -80,11 +80,11 @@ def training_memory(
     Args:
         model: A catalogue entry, the content of a ``config.json``, or a model folder.
         method: full, freeze (the last ``trained_layers``), lora or qlora (rank ``lora_rank`` on every linear layer
-            outside the routed experts).
+            of the last ``trained_layers`` outside the routed experts).
         batch_tokens: Tokens in one forward pass.
         labelled_tokens: Of these, the ones with a label (default all).
         lora_rank: Rank of the adapters.
-        trained_layers: Layers that ``freeze`` trains.
+        trained_layers: Layers at the end that gradients reach; default all, or 2 of ``freeze``.
         checkpointing: Whether activations are recomputed.
         on_gpu: bfloat16 for frozen weights and activations instead of float32.
         dtype: Of all weights but adapters, and of activations; default as ``on_gpu`` says.
@@ -94,6 +94,9 @@ def training_memory(
     """
     sizes, total = dimensions_of(model), parameters_of(model)
     number = (2 if on_gpu else 4) if dtype is None else int(BITS[dtype] / 8)
+    at_the_end = trained_layers or (2 if method == "freeze" else sizes.layers)
+    layers = sizes.layers if method == "full" else min(at_the_end, sizes.layers)
+    adapters = lora_parameters(sizes, lora_rank) * layers // sizes.layers
     whole = method in ("full", "freeze")
     own = number if whole and dtype is not None else 4
     trained = (
@@ -101,9 +104,9 @@ def training_memory(
         if trained_parameters is not None
         else {
             "full": total,
-            "freeze": min(total, trained_layers * (total - embedding_parameters(sizes)) // sizes.layers),
-            "lora": lora_parameters(sizes, lora_rank),
-            "qlora": lora_parameters(sizes, lora_rank),
+            "freeze": min(total, layers * (total - embedding_parameters(sizes)) // sizes.layers),
+            "lora": adapters,
+            "qlora": adapters,
         }[method]
     )
     if method == "qlora":
@@ -112,7 +115,6 @@ def training_memory(
     else:
         weights = own * total if whole else number * total + 4 * trained
     one = layer_activations(sizes)
-    layers = sizes.layers if method != "freeze" else min(trained_layers, sizes.layers)
     kept = layers * sizes.hidden + one if checkpointing else layers * one
     logits = min(labelled_tokens or batch_tokens, LOGIT_CHUNK_TOKENS) * sizes.vocab * 8
     moments = trained * (2 if optimizer == "adamw_8bit" else 2 * own) + (own * trained if averaged else 0)

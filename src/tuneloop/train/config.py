@@ -237,6 +237,11 @@ class TrainConfig(Config):
         return self.learning_rate or DEFAULT_LEARNING_RATE[self.method]
 
     @property
+    def trains_last_layers(self) -> bool:
+        """Whether only layers at the end train, or parts that stand there."""
+        return self.method == "freeze" or (self.method in LORA_FAMILY and self.lora.last_layers is not None)
+
+    @property
     def handles_too_long(self) -> Literal["drop", "split", "fail"]:
         return self.too_long or ("split" if self.objective == "pretrain" else "drop")
 

@@ -164,7 +164,7 @@ def need_of(config: TrainConfig, model_folder: Path, shape: Shape, device: str, 
             batch_tokens=shape.tokens,
             labelled_tokens=shape.labelled,
             lora_rank=config.lora.rank,
-            trained_layers=max(1, config.freeze.last_layers),
+            trained_layers=_trained_layers(config),
             checkpointing=recompute,
             dtype=kind,
             optimizer=config.optimizer.name,
@@ -182,6 +182,13 @@ def _formula(config: TrainConfig) -> Any:
     if config.method in LORA_FAMILY:
         return "qlora" if config.method == "qlora" else "lora"
     return {"freeze": "freeze", "prefix": "lora", "prompt": "lora"}.get(config.method, "full")
+
+
+def _trained_layers(config: TrainConfig) -> int | None:
+    """Layers at the end that gradients reach; None for all."""
+    if config.method == "freeze":
+        return max(1, config.freeze.last_layers)
+    return config.lora.last_layers if config.method in LORA_FAMILY else None
 
 
 def _trained(config: TrainConfig, s: Dimensions) -> int | None:

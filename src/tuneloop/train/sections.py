@@ -26,6 +26,9 @@ class LoraConfig(Config):
     targets: str | tuple[str, ...] = "all-linear"
     """'all-linear' (every linear layer but the output head), 'attention', 'mlp', or names of layers."""
 
+    last_layers: int | None = Field(None, ge=1)
+    """Only this many layers at the end take adapters; default: all layers."""
+
     experts: bool = True
     """Whether 'all-linear' and 'mlp' also adapt the routed experts of a mixture (3-D parameters)."""
 
@@ -55,9 +58,6 @@ class FreezeConfig(Config):
 
     head: bool = True
     """Whether the output head and the last norm train (an output head tied to the embedding stays frozen)."""
-
-    cache_activations: bool = True
-    """Compute what the frozen layers give for each row once and keep it on disk; same loss."""
 
 
 class PrefixConfig(Config):
@@ -195,6 +195,9 @@ class MemoryConfig(Config):
 
     share_prefixes: bool = True
     """Compute tokens that rows of a batch begin with once. Needs ``padding_free``; same loss."""
+
+    cache_activations: bool = True
+    """Where only layers at the end train: compute what the others give for each row once and keep it on disk."""
 
     checkpointing: Literal["auto", "on", "off"] = "auto"
     """Recompute activations in the backward pass; auto: only as many layers as the budget asks for."""

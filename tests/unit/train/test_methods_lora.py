@@ -58,6 +58,26 @@ def test_a_part_of_a_name_is_given_to_peft_in_full() -> None:
     assert found.modules == ("model.layers.1.self_attn.q_proj",)
 
 
+def test_adapters_on_the_last_layers_only_are_given_to_peft_in_full() -> None:
+    """DeepSeek's first layer is dense, so the names of its mixture mean the last layer alone and stay short."""
+    found = resolve_targets(tiny("llama"), LoraConfig(targets=("q_proj", "v_proj"), last_layers=1))
+    assert set(found.modules) == {f"model.layers.1.self_attn.{n}" for n in ("q_proj", "v_proj")}
+    mixture = resolve_targets(tiny(), LoraConfig(targets="mlp", last_layers=1))
+    assert set(mixture.parameters) == EXPERTS
+    assert set(mixture.modules) == {f"model.layers.1.mlp.shared_experts.{n}" for n in DENSE}
+
+
+def test_experts_of_one_layer_are_given_to_peft_in_full() -> None:
+    model = tiny_model("deepseek_v3", vocab_size=50, layers=3)
+    found = resolve_targets(model, LoraConfig(targets="mlp", last_layers=1))
+    assert set(found.parameters) == {f"model.layers.2.mlp.{n}" for n in EXPERTS}
+
+
+def test_more_last_layers_than_there_are() -> None:
+    with pytest.raises(ConfigError, match="the last 3 layers of a model that has 2"):
+        resolve_targets(tiny(), LoraConfig(last_layers=3))
+
+
 def test_a_name_of_both_means_the_linear_layers() -> None:
     found = resolve_targets(tiny(), LoraConfig(targets=("down_proj",)))
     assert (found.modules, found.parameters) == (("down_proj",), ())

@@ -16,13 +16,13 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from tuneloop.errors import ModelError
-from tuneloop.models import Forest, backbone
+from tuneloop.models import Forest, backbone, causal_model
 from tuneloop.progress import log
 from tuneloop.rundir import write_atomic
 from tuneloop.train.config import TrainConfig
@@ -43,12 +43,12 @@ TOLERANCE, TOLERANCE_16_BIT = 1e-4, 2e-2
 
 def tail_of(model: nn.Module, border: Border, input_ids_1T: Tensor, activations_1TC: Tensor) -> nn.Module:
     """A view of a causal model that begins at the border, for these tokens and what enters its layer for them."""
-    decoder: Any = backbone(model)
+    causal, decoder = causal_model(model), cast("Any", backbone(model))
     given = _Given(input_ids_1T, activations_1TC)
     part = view_of(
         decoder, layers=decoder.layers[border.layer :], **{_name_in(decoder, decoder.get_input_embeddings()): given}
     )
-    return view_of(model, **{_name_in(model, decoder): part})
+    return view_of(causal, **{_name_in(causal, decoder): part})
 
 
 def _name_in(parent: nn.Module, child: nn.Module) -> str:
@@ -70,7 +70,7 @@ class _Given(nn.Module):
         if not torch.equal(input_ids_1T[:, :count], self.input_ids_1T) or bool(input_ids_1T[:, count:].any()):
             raise ModelError(
                 "the objective computes other tokens than the rows of its batch",
-                hint="set train.freeze.cache_activations=false",
+                hint="set train.memory.cache_activations=false",
             )
         filler = self.activations_1TC[:, :1].expand(-1, input_ids_1T.shape[1] - count, -1)
         return torch.cat([self.activations_1TC, filler], 1)
@@ -131,7 +131,7 @@ def from_border(
     Raises:
         ResourceError: The disk is full.
     """
-    if config.method != "freeze" or not config.freeze.cache_activations:
+    if not (config.trains_last_layers and config.memory.cache_activations):
         return objective
     ours = _over_cache(model, objective, examples, validation, plan, config, folder)
     if isinstance(ours, str):

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tuneloop.errors import ConfigError
+from tuneloop.models import backbone
 from tuneloop.train.sections import LoraConfig
 
 if TYPE_CHECKING:
@@ -55,9 +56,10 @@ def resolve_targets(model: nn.Module, config: LoraConfig) -> Targets:
     """The layers that a configuration means in this model.
 
     Raises:
-        ConfigError: A target that matches nothing (the message lists what exists), or a head that is the embedding.
+        ConfigError: A target that matches nothing (the message lists what exists), a head that is the embedding, or more
+            layers than there are.
     """
-    layers = _layers(model)
+    layers = _layers(model) if config.last_layers is None else _of_last(model, config.last_layers)
     if isinstance(config.targets, str):
         kinds = {"all-linear": ("attention", "mlp"), "attention": ("attention",), "mlp": ("mlp",)}[config.targets]
         if config.experts and "mlp" in kinds:
@@ -75,9 +77,10 @@ def resolve_targets(model: nn.Module, config: LoraConfig) -> Targets:
         )
     experts = {n for n in chosen if layers[n] == "experts"}
     modules = chosen - experts
+    parameters = [n for n, _ in model.named_parameters()]
     return Targets(
-        _shortest(modules, [n for n, _ in model.named_modules()]),
-        tuple(sorted({_two_last(n) for n in experts})),
+        _shortest(modules, [n for n, _ in model.named_modules()], _last),
+        _shortest(experts, parameters, _two_last),
         frozenset(experts | {f"{n}.weight" for n in modules}),
     )
 
@@ -136,13 +139,23 @@ def _nothing(target: str, layers: dict[str, str]) -> ConfigError:
     return ConfigError(why, where="train.lora.targets", hint=f"{hint}this model has: {', '.join(there)}")
 
 
-def _shortest(chosen: Iterable[str], modules: Iterable[str]) -> tuple[str, ...]:
-    """Last name parts where all modules of that name are chosen (what other tools read), else whole names."""
+def _of_last(model: nn.Module, count: int) -> dict[str, str]:
+    """``_layers`` of the last layers of the decoder."""
+    every: Any = backbone(model).layers
+    if count > len(every):
+        raise ConfigError(f"the last {count} layers of a model that has {len(every)}", where="train.lora.last_layers")
+    (stack,) = (name for name, module in model.named_modules() if module is every)
+    below = tuple(f"{stack}.{i}." for i in range(len(every) - count, len(every)))
+    return {name: kind for name, kind in _layers(model).items() if name.startswith(below)}
+
+
+def _shortest(chosen: Iterable[str], there: Iterable[str], short: Callable[[str], str]) -> tuple[str, ...]:
+    """Short names where all of that short name are chosen (what other tools read), else whole names."""
     all_of: dict[str, set[str]] = defaultdict(set)
-    for name in modules:
-        all_of[_last(name)].add(name)
+    for name in there:
+        all_of[short(name)].add(name)
     chosen = set(chosen)
-    return tuple(sorted({_last(n) if all_of[_last(n)] <= chosen else n for n in chosen}))
+    return tuple(sorted({short(n) if all_of[short(n)] <= chosen else n for n in chosen}))
 
 
 def _sizes(model: nn.Module) -> dict[str, int]:

@@ -171,10 +171,10 @@ def place(model: nn.Module, config: TrainConfig, world: World) -> Placed:
 
 def suited(config: TrainConfig, world: World) -> TrainConfig:
     """The configuration of a stage as several processes can do it."""
-    if world.alone or not (config.method == "freeze" and config.freeze.cache_activations):
+    if world.alone or not (config.trains_last_layers and config.memory.cache_activations):
         return config
     log("  note: activations are not cached: other processes would need other rows of the cache in each epoch")
-    return config.model_copy(update={"freeze": config.freeze.model_copy(update={"cache_activations": False})})
+    return config.model_copy(update={"memory": config.memory.model_copy(update={"cache_activations": False})})
 
 
 def loading(config: TrainConfig, world: World, dtype: str) -> tuple[str, str]:
