@@ -22,8 +22,8 @@ def encode(
     Consecutive turns share a row when the later prompt begins with the earlier prompt and answer, token for token;
     where the template rewrites history (DeepSeek-R1 strips reasoning) each turn is a row of its own.
     """
-    if refusal := _refusal(record):
-        return [], [_lost(record, refusal)]
+    if why := refusal(record):
+        return [], [_lost(record, why)]
     at = [i for i, m in enumerate(record.messages) if m.role == "assistant"]
     if not at:
         return [], [_lost(record, "no assistant message to learn from")]
@@ -45,8 +45,8 @@ def encode(
     return [Example(f"{record.id}:{first}", ids, mask) for first, ids, mask in rows], lost
 
 
-def _refusal(record: Record) -> str | None:
-    """Why no turn of a record can be learned from."""
+def refusal(record: Record) -> str | None:
+    """Why a language model can neither learn from a record nor be judged by it; None when it can."""
     if kinds := {medium.kind for message in record.messages for medium in message.media}:
         what = "images" if kinds == {"image"} else "sounds" if kinds == {"audio"} else "images and sounds"
         return f"media: {what} need a multimodal model"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tuneloop.chat import Chat
+from tuneloop.chat import Chat, refusal
 from tuneloop.data import read_records
 from tuneloop.engines import Engine
 from tuneloop.errors import DataError
@@ -41,12 +42,18 @@ def run(
 
     Raises:
         ConfigError: An unknown metric.
-        DataError: The split is empty.
+        DataError: The split is empty, or holds no row that a language model can be judged by.
         ServeError: No question could be answered.
     """
     registry.check(config.metrics)
     splits = {name: read_records(records_folder, name) for name in SPLITS}
-    whole = splits[config.split]
+    whole, left_out = _askable(splits[config.split])
+    if not whole and left_out:
+        raise DataError(
+            f"no row of the {config.split} split can be asked: {'; '.join(left_out)}",
+            where=str(records_folder),
+            hint="add rows with an answer that is right, in words",
+        )
     if not whole:
         raise DataError(
             f"the {config.split} split is empty",
@@ -58,6 +65,8 @@ def run(
     task = Task(records, labels, why, config.resamples, config.seed)
     max_tokens = budget(config, chat, [*splits["validation"], *whole])
     _announce(config, subject.label, task, len(whole), max_tokens, engine)
+    for reason, count in left_out.items():
+        log(f"  {count:,} rows of the {config.split} split are not asked: {reason}")
     context = Context(model=subject.label, version=subject.bundle.version, precision=subject.bundle.precision)
     requests = requests_for(config, chat, records, max_tokens, context)
     rows = list(ask(config, engine, chat, records, requests, subject.label, out).values())
@@ -72,12 +81,20 @@ def run(
         skipped=skipped,
         per_class=_per_class(matrix),
         confusion=matrix,
-        facts=_facts(config, task, rows, len(whole), max_tokens, engine, requests.values()) | {"notes": notes},
+        facts=_facts(config, task, rows, len(whole), max_tokens, engine, requests.values())
+        | {"left_out": left_out, "notes": notes},
     )
     out.write_json(RESULT, evaluation.to_json())
     for name, interval in evaluation.metrics.items():
         log(f"  {subject.label}: {name} {interval.value:.4g} [{interval.low:.4g}, {interval.high:.4g}] n={interval.n}")
     return evaluation
+
+
+def _askable(records: Sequence[Record]) -> tuple[list[Record], dict[str, int]]:
+    """The rows that have a right answer in words, and how many have none for which reason."""
+    reasons = [refusal(record) for record in records]
+    askable = [record for record, reason in zip(records, reasons, strict=True) if reason is None]
+    return askable, dict(Counter(reason for reason in reasons if reason is not None))
 
 
 def _announce(config: EvaluateConfig, label: str, task: Task, available: int, max_tokens: int, engine: Engine) -> None:

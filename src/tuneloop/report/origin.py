@@ -41,6 +41,7 @@ def limits(facts: Gathered) -> Html:
         said.append("The intervals of single classes are not adjusted for looking at many classes at once.")
     if f.get("available", n) > n:
         said.append(f"Only {n:,} of {f['available']:,} questions were asked ({f['sample']}).")
+    said += [f"{count:,} rows of the split were not asked: {why}." for why, count in f.get("left_out", {}).items()]
     if not f.get("batch_invariant", True):
         said.append(
             "The engine may answer a question slightly differently beside others than alone; a repeat can differ by a few answers."

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from tuneloop.errors import ConfigError, DataError, ServeError
 from tuneloop.evaluate import EvaluateConfig, Evaluation, Subject, load, run, scores
 from tuneloop.evaluate.asking import budget, sample
 from tuneloop.rundir import RunDir
-from tuneloop.types import Interval, Message, Record
+from tuneloop.types import Interval, Media, Message, Record
 
 CLASSES = ["lost_card", "refund", "其他"]
 RECORDS = [record(i, f"question {i}", CLASSES[i % 3], CLASSES[i % 3]) for i in range(30)]
@@ -51,6 +52,25 @@ def test_wrong_and_unknown_answers_are_told_apart(folder: Folder, tmp_path: Path
     assert found.metrics["accuracy_lenient"].value == pytest.approx(28 / 30)
     assert found.facts["unparseable"] == 2
     assert found.per_class["lost_card"]["recall"].value == pytest.approx(9 / 10)
+
+
+def test_rows_without_a_right_answer_in_words_are_not_asked_and_counted(
+    folder: Folder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    judged = [replace(r, desirable=i % 2 == 0) for i, r in enumerate(RECORDS[:10])]
+    seen = Message("user", "question 11", media=(Media("image", "receipt.png"),))
+    pictured = replace(RECORDS[11], messages=(seen, *RECORDS[11].messages[1:]))
+    engine = TableEngine(RIGHT)
+    found = evaluate(folder(test=[*judged, pictured, *RECORDS[12:]]), tmp_path / "out", engine)
+    assert found.n == 5 + 18
+    assert sorted(found.facts["left_out"].values()) == [1, 5]
+    assert not {"r1", "r3", "r11"} & {request for request, _ in engine.asked}
+    assert "5 rows of the test split are not asked: undesirable" in capsys.readouterr().err
+
+
+def test_a_split_of_undesirable_answers_only_is_refused(folder: Folder, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no row of the test split can be asked: undesirable"):
+        evaluate(folder(test=[replace(r, desirable=False) for r in RECORDS]), tmp_path / "out", TableEngine(RIGHT))
 
 
 def test_what_is_written_is_what_is_read(folder: Folder, tmp_path: Path) -> None:
