@@ -233,18 +233,28 @@ import pathlib, subprocess, sys
 from tuneloop.engines.fake import FakeEngine
 
 class Hoarder(FakeEngine):
-    """Takes 200 MiB when it sees the token 7: itself, or (token 8) in a process that it starts."""
+    """Takes 200 MiB once it has answered the first token of a prompt with the token 7: itself, or (token 8) in a process
+    that it starts. (A request without a token would be given to the next process too.)"""
 
     name = "hoarder"
+    wants, answered = set(), False
 
     def submit(self, request):
         super().submit(request)
-        if 7 in request.prompt_ids:
+        self.wants = self.wants | {7, 8} & set(request.prompt_ids)
+
+    def poll(self, timeout_s):
+        if self.answered and 7 in self.wants:
             self.kept = bytearray(200 << 20)
             self.kept[::4096] = b"x" * len(self.kept[::4096])
-        if 8 in request.prompt_ids:
+        if self.answered and 8 in self.wants:
             code = "import time; kept = bytearray(200 << 20); kept[::4096] = b'x' * len(kept[::4096]); time.sleep(60)"
             self.child = subprocess.Popen([sys.executable, "-c", code])
+        if self.answered:
+            self.wants = set()
+        events = super().poll(timeout_s)
+        self.answered = any(event.token_ids for event in events)
+        return events
 '''
 
 
