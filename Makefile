@@ -34,8 +34,8 @@ bench: bench-train bench-data bench-serve  ## every benchmark that runs on a CPU
 bench-data: install-tests  ## the data room: documents, personal data, duplicates, split, steps, readers, a million rows
 	@for bench in documents personal neardup split steps formats reading data_pipeline; do $(BIN)/python benchmarks/$$bench.py || exit 1; done
 
-bench-train: install-tests  ## training speed beside TRL (in its own environment), cached stages, expert adapters, distillation
-	@for bench in train_cpu train_staged expert_adapters distil; do $(BIN)/python benchmarks/$$bench.py || exit 1; done
+bench-train: install-tests  ## training speed beside TRL (in its own environment), cached stages, expert adapters, distillation, Banking77 whole (an hour)
+	@for bench in train_cpu train_staged expert_adapters distil banking77; do $(BIN)/python benchmarks/$$bench.py || exit 1; done
 
 bench-serve: install-tests  ## the engines beside each other, and what the filters find and cost
 	@for bench in engines_cpu filters; do $(BIN)/python benchmarks/$$bench.py || exit 1; done
