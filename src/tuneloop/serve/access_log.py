@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from tuneloop.serve.api_error import ApiError
 from tuneloop.serve.logs import begin_record as begin_record
 from tuneloop.serve.logs import note
+from tuneloop.serve.metrics import CLIENT_LEFT
 from tuneloop.serve.trace import Trace
 
 if TYPE_CHECKING:
@@ -53,6 +54,9 @@ class AccessLog:
 
         try:
             await self._app(scope, receive, watched)
+            if not status:  # nobody is there to be answered; counted all the same, so that sums are right
+                status = CLIENT_LEFT
+                self._gateway.metrics.request(_route(scope), status)
         except asyncio.CancelledError:  # only the server does this, when the time for draining is over
             self._gateway.cut += 1
             raise
