@@ -23,8 +23,8 @@ import yaml
 class Usage:
     """What a process holds."""
 
-    pss_bytes: int
-    """Memory: private pages and its share of shared ones."""
+    memory_bytes: int
+    """Private pages (USS): what it shares with other programs depends on those."""
     files: int
     threads: int
 
@@ -32,7 +32,7 @@ class Usage:
     def of(cls, pid: int) -> Usage:
         process = psutil.Process(pid)
         with process.oneshot():
-            return cls(process.memory_full_info().pss, process.num_fds(), process.num_threads())
+            return cls(process.memory_full_info().uss, process.num_fds(), process.num_threads())
 
 
 class Service:

@@ -113,7 +113,7 @@ def test_ten_times_too_much_is_refused_in_time_and_the_admitted_are_served_in_ti
     assert max(seen.health_s) < 1
     assert sorted(seen.health_s)[len(seen.health_s) // 2] < 0.1
     middle = len(seen.usage) // 2
-    assert seen.usage[-1].pss_bytes - seen.usage[middle].pss_bytes < FLAT_BYTES
+    assert seen.usage[-1].memory_bytes - seen.usage[middle].memory_bytes < FLAT_BYTES
     assert after < 2 * service_s, "when it is over, it must be as fast as before"
     requests = {
         code: total(series, "tuneloop_requests_total", route="/v1/completions", code=code) for code in ("200", "429")

@@ -126,7 +126,7 @@ def note_answers(answering: Answering) -> None:
         id=answering.caller.request_id,
         prompt_tokens=usage["prompt_tokens"],
         completion_tokens=usage["completion_tokens"],
-        finish=[a.finish or t.finish or "cancelled" for a, t in zip(answering.answers, tallies, strict=True)],
+        finish=answering.finishes,
         queue_s=round(max(queued), 6) if queued else None,
         first_token_s=round(min(first), 6) if first else None,
     )
