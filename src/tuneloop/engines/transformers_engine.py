@@ -283,6 +283,7 @@ class TransformersEngine:
             return "stop"
         return "length" if full or sequence.made >= request.sampling.max_tokens else None
 
+    @torch.inference_mode()  # a cancel comes outside of a step, and what a step has made can only be changed in this mode
     def _release(self, sequence: _Sequence) -> None:
         self._running.remove(sequence)
         moved = sequence.group.remove(sequence.slot)
