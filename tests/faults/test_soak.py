@@ -153,7 +153,7 @@ def test_ten_minutes_of_everything_leave_nothing_behind(tiny: Callable[..., Path
     seconds = float(os.environ.get("TUNELOOP_SOAK_S", "600"))
     engine = {"name": "transformers", "threads": 1}
     with service(tiny("llama", "chatml"), tmp_path, config(engine, tmp_path)) as here:
-        seen = asyncio.run(soak(here, max(seconds / 5, 10.0), seconds))
+        seen = asyncio.run(soak(here, max(seconds / 10, 10.0), seconds))
     if os.environ.get("TUNELOOP_SOAK_RESULT") == "1":
         write(seen, seconds)
     check(seen, tmp_path / "audit.jsonl", 256)

@@ -16,6 +16,7 @@ CHAT, COMPLETIONS, GENERATE = "/v1/chat/completions", "/v1/completions", "/gener
 NO_ROUTE = "none"
 """The label of what is refused at the door."""
 WORKERS, THINK_S = 5, 0.05
+RESTING_S = 0.5
 BURST, BURST_EVERY_S = 24, 3.0
 """More at once than places and queue can hold."""
 LEAVE_S, LONG_TOKENS = 0.3, 1500
