@@ -204,6 +204,22 @@ def test_a_cancelled_request_ends_soon_and_frees_its_place(engine: Engine) -> No
     assert ask(engine).finish == "length"
 
 
+def test_cancelling_one_that_has_begun_leaves_the_others_their_answers(engine: Engine) -> None:
+    requests = [Request(f"r{i}", PROMPT[i:] + PROMPT[: i + 1], Sampling(max_tokens=40)) for i in range(RUNNING)]
+    alone = {r.request_id: r.token_ids for r in generate(engine, requests, concurrency=1)}
+    for request in requests:
+        engine.submit(request)
+    seen: list[TokenEvent] = []
+    deadline = time.monotonic() + 20
+    while len({e.request_id for e in seen if e.token_ids}) < RUNNING and time.monotonic() < deadline:
+        seen += engine.poll(0.2)
+    engine.cancel("r0")  # the others move up
+    seen += until_ended(engine, RUNNING - sum(e.finish is not None for e in seen))
+    made = {r.id: tuple(t for e in seen if e.request_id == r.id for t in e.token_ids) for r in requests}
+    assert {name: made[name] for name in list(made)[1:]} == {name: alone[name] for name in list(alone)[1:]}
+    assert made["r0"] == alone["r0"][: len(made["r0"])]
+
+
 def test_a_waiting_request_can_be_cancelled(engine: Engine) -> None:
     for i in range(RUNNING):
         engine.submit(Request(f"busy{i}", PROMPT, Sampling(max_tokens=200)))

@@ -68,9 +68,15 @@ class Site:
         reply = httpx.post(self.url + CHAT, json=ASK | {"max_tokens": 2}, headers=self.headers, timeout=5)
         assert reply.status_code == 200, reply.text
 
-    def errors(self, reason: str) -> float:
+    def closed(self, reason: str) -> float:
         lines = httpx.get(f"{self.url}/metrics", headers=self.headers).text.splitlines()
-        return sum(float(x.split()[-1]) for x in lines if "tuneloop_errors_total" in x and f'"{reason}"' in x)
+        return sum(
+            float(x.split()[-1]) for x in lines if "tuneloop_connections_closed_total" in x and f'"{reason}"' in x
+        )
+
+    def errors(self) -> float:
+        lines = httpx.get(f"{self.url}/metrics", headers=self.headers).text.splitlines()
+        return sum(float(x.split()[-1]) for x in lines if x.startswith("tuneloop_errors_total"))
 
 
 @pytest.fixture(scope="module")
@@ -201,18 +207,18 @@ def test_a_connection_too_many_is_closed_at_once_and_room_comes_back(site: Site)
         assert sum(is_closed(connection) for connection in many) >= 20
     time.sleep(0.5)
     site.alive()
-    assert site.errors("too_many_connections") >= 20
+    assert site.closed("too_many_connections") >= 20
 
 
 def test_a_client_that_does_not_read_its_stream_is_cut_off_and_its_place_freed(site: Site) -> None:
     """The answer (10 MB: each event names the model) is larger than what the sockets between us hold."""
     body = json.dumps(ASK | {"max_tokens": 3500, "stream": True}).encode()
-    before = site.errors("slow_reader")
+    before = site.closed("slow_reader")
     with site.connect(SO_RCVBUF=4096) as deaf:
         deaf.sendall(site.head(len(body)) + body)
         assert deaf.recv(100).startswith(b"HTTP/1.1 200")
         begun = time.monotonic()
-        while site.errors("slow_reader") == before:
+        while site.closed("slow_reader") == before:
             assert time.monotonic() - begun < 15
             time.sleep(0.05)
         while site.gateway.hub._streams:
@@ -285,3 +291,17 @@ def test_a_websocket_is_answered_as_the_http_request_that_it_is(site: Site) -> N
     with site.connect() as connection:
         connection.sendall(site.head(0, *more))
         assert status_of(connection.recv(65536)) == 400  # an empty body
+
+
+def test_what_clients_do_wrong_is_no_error_of_ours(site: Site) -> None:
+    """Whoever is woken by an alert must be able to mend something."""
+    before = site.errors()
+    with site.connect() as slow:
+        slow.sendall(site.head(1000))
+        assert status_of(read_all(slow)) == 408
+    with site.connect() as strange:
+        strange.sendall(b"no HTTP at all\r\n\r\n")
+        assert status_of(read_all(strange)) == 400
+    for headers, path, status in ((site.headers, "/v1/x", 404), ({}, CHAT, 401), (site.headers, CHAT, 400)):
+        assert httpx.post(site.url + path, headers=headers, json={}).status_code == status
+    assert site.errors() == before

@@ -138,6 +138,7 @@ def test_streamed_completions_are_the_whole_ones(site: Site) -> None:
         ({"prompt": ["a"] * 17}, "prompt"),
         ({"prompt": "a", "echo": True}, "echo"),
         ({"prompt": "a", "best_of": 2}, "best_of"),
+        ({"prompt": "a", "return_token_ids": True}, "return_token_ids"),
         ({"prompt": "a", "suffix": "x"}, "suffix"),
         ({"prompt": 7}, "prompt"),
     ],

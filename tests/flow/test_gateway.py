@@ -140,6 +140,7 @@ def test_models_lists_what_is_served(fast: Site) -> None:
         ({"response_format": {"type": "json"}}, "response_format"),
         ({"presence_penalty": 2.5}, "presence_penalty"),
         ({"no_such_field": 1}, "no_such_field"),
+        ({"return_token_ids": True}, "return_token_ids"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"max_tokens": 10, "max_completion_tokens": 10}, "max_tokens"),
         ({"max_tokens": 1_000_000}, "max_tokens"),
@@ -164,6 +165,7 @@ def test_what_cannot_be_obeyed_is_refused_by_name(fast: Site, change: dict[str, 
 
 def test_values_that_ask_for_nothing_are_accepted(fast: Site) -> None:
     neutral = {"n": 1, "logprobs": False, "tools": [], "presence_penalty": 0.0, "response_format": {"type": "text"}}
+    neutral |= {"return_token_ids": False}
     assert fast.post({"messages": ASK} | neutral).status_code == 200
 
 

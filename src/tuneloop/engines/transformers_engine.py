@@ -19,7 +19,8 @@ from tuneloop.engines import grammar
 from tuneloop.engines.base import Capabilities, EngineStats, too_long
 from tuneloop.engines.choose_token import Chooser, most_probable
 from tuneloop.engines.config import EngineConfig
-from tuneloop.engines.kv import Group, Pass, Piece, PrefixPass
+from tuneloop.engines.kv import Group, Pass, Piece
+from tuneloop.engines.prefixes import Prefixes
 from tuneloop.errors import DataError, ServeError
 from tuneloop.models import (
     ATTENTION,
@@ -31,15 +32,8 @@ from tuneloop.models import (
     load_model,
     load_tokenizer,
     register,
-    root_keys_values,
 )
 from tuneloop.types import FinishReason, Request, TokenEvent
-
-MIN_PREFIX = 16
-"""Prompts that agree on at least this many tokens share their keys and values."""
-
-IDLE_GROUPS = 4
-"""Beginnings without a running sequence that are kept for prompts to come."""
 
 PREFILL_TOKENS = 2048
 """Prompt tokens admitted into one step (at least one prompt is)."""
@@ -83,7 +77,7 @@ class TransformersEngine:
         inner = causal_model(self.model)
         inner.set_attn_implementation(ATTENTION)  # type: ignore[operator]
         self.device = next(self.model.parameters()).device
-        self._virtual, self._root = root_keys_values(self.model)
+        self._prefixes = Prefixes(self.model, share=config.prefix_cache)
         text = inner.config.get_text_config()  # type: ignore[operator, union-attr]
         context = config.context_of(getattr(text, "max_position_embeddings", None))
         self.capabilities = Capabilities(
@@ -95,21 +89,17 @@ class TransformersEngine:
             top_logprobs=MAX_TOP_LOGPROBS,
             grammar=grammar.available(),
             score=True,
-            max_context_tokens=None if context is None else context - self._virtual,
+            max_context_tokens=None if context is None else context - self._prefixes.virtual,
             max_running=config.max_running,
         )
         self._vocabulary = int(text.vocab_size)
         self._guides = grammar.Guides(lambda: load_tokenizer(bundle), self._vocabulary)
         self._guide_of: dict[str, grammar.Guide] = {}
-        self._share = config.prefix_cache
         self._max_running = config.max_running
         self._waiting: deque[Request] = deque()
         self._running: list[_Sequence] = []
-        self._groups: list[Group] = []
-        self._recent: deque[tuple[int, ...]] = deque(maxlen=8)
         self._ended: list[TokenEvent] = []
         self._closed = False
-        self._queries = self._hits = 0
 
     def submit(self, request: Request) -> None:
         """Queue a request. One that cannot fit the context is answered with an error event."""
@@ -184,14 +174,14 @@ class TransformersEngine:
         budget = PREFILL_TOKENS
         while self._waiting and len(self._running) < self._max_running:
             request = self._waiting[0]
-            group = self._group_for(request.prompt_ids)
+            near = islice(self._waiting, 1, self._max_running)
+            group = self._prefixes.group_for(request.prompt_ids, [r.prompt_ids for r in near])
             own = len(request.prompt_ids) - len(group.prefix)
             if own > budget and budget < PREFILL_TOKENS:
                 break
             budget -= own
             self._waiting.popleft()
-            self._recent.append(request.prompt_ids)
-            self._queries += len(request.prompt_ids)
+            self._prefixes.admitted(request.prompt_ids)
             self._running.append(
                 _Sequence(
                     request,
@@ -202,32 +192,6 @@ class TransformersEngine:
                     stop_ids=frozenset(request.stop_ids),
                 )
             )
-
-    def _group_for(self, prompt: tuple[int, ...]) -> Group:
-        """The group with the longest beginning of this prompt; a new one where others share more of it."""
-        usable = prompt[:-1]  # the last token must run to give logits
-        fitting = [g for g in self._groups if g.prefix == usable[: len(g.prefix)]]
-        best = max(fitting, key=lambda g: len(g.prefix), default=None)
-        near = list(islice(self._waiting, 1, self._max_running))
-        others = [r.prompt_ids for r in near] + list(self._recent) if self._share else []
-        shared = _worth_sharing([_common(usable, other) for other in others])
-        if shared >= max(MIN_PREFIX, 2 * len(best.prefix) if best else 0):
-            group = self._group(usable[:shared])
-            row = torch.tensor([group.prefix], device=self.device)
-            hidden_states(self.model, row, PrefixPass(group, self.device))
-        elif best is not None:
-            self._hits += len(best.prefix)
-            return best
-        else:
-            group = self._group(())
-        self._groups.append(group)
-        idle = [g for g in self._groups if not g.lengths and g is not group]
-        for old in idle[: max(0, len(idle) - IDLE_GROUPS)]:
-            self._groups.remove(old)
-        return group
-
-    def _group(self, prefix: tuple[int, ...]) -> Group:
-        return Group(prefix, shared=dict(self._root), virtual=self._virtual)
 
     def _choose(self, logits_BV: Tensor) -> list[TokenEvent]:
         """Choose a token for every sequence; finished ones leave the batch."""
@@ -283,6 +247,7 @@ class TransformersEngine:
             return "stop"
         return "length" if full or sequence.made >= request.sampling.max_tokens else None
 
+    @torch.inference_mode()  # a cancel comes outside of a step, and what a step has made can only be changed in this mode
     def _release(self, sequence: _Sequence) -> None:
         self._running.remove(sequence)
         moved = sequence.group.remove(sequence.slot)
@@ -317,29 +282,14 @@ class TransformersEngine:
 
     def stats(self) -> EngineStats:
         """The room is ``max_running`` whole contexts; a shared beginning is held once."""
-        held = sum(len(g.prefix) + sum(g.lengths) for g in self._groups if g.lengths)
+        held = self._prefixes.held_tokens()
         context = self.capabilities.max_context_tokens
         usage = None if context is None else min(held / (context * self._max_running), 1.0)
-        return EngineStats(usage, self._queries, self._hits)
+        return EngineStats(usage, self._prefixes.queries, self._prefixes.hits)
 
     def close(self) -> None:
         """Drop everything; requests still running end without an event."""
         self._closed = True
         self._guides.close()
-        for held in (self._waiting, self._running, self._groups, self._ended, self._guide_of):
+        for held in (self._waiting, self._running, self._prefixes, self._ended, self._guide_of):
             held.clear()
-
-
-def _worth_sharing(common: Sequence[int]) -> int:
-    """The length that saves most: a longer beginning is shared by fewer prompts."""
-    ordered = sorted(common, reverse=True)
-    return max(enumerate(ordered, 1), key=lambda pair: pair[0] * pair[1], default=(0, 0))[1]
-
-
-def _common(a: Sequence[int], b: Sequence[int]) -> int:
-    n = 0
-    for x, y in zip(a, b, strict=False):
-        if x != y:
-            break
-        n += 1
-    return n

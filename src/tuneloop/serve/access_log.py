@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from tuneloop.serve.api_error import ApiError
 from tuneloop.serve.logs import begin_record as begin_record
 from tuneloop.serve.logs import note
+from tuneloop.serve.metrics import CLIENT_LEFT
 from tuneloop.serve.trace import Trace
 
 if TYPE_CHECKING:
@@ -53,6 +54,9 @@ class AccessLog:
 
         try:
             await self._app(scope, receive, watched)
+            if not status:  # nobody is there to be answered; counted all the same, so that sums are right
+                status = CLIENT_LEFT
+                self._gateway.metrics.request(_route(scope), status)
         except asyncio.CancelledError:  # only the server does this, when the time for draining is over
             self._gateway.cut += 1
             raise
@@ -122,7 +126,7 @@ def note_answers(answering: Answering) -> None:
         id=answering.caller.request_id,
         prompt_tokens=usage["prompt_tokens"],
         completion_tokens=usage["completion_tokens"],
-        finish=[a.finish or t.finish or "cancelled" for a, t in zip(answering.answers, tallies, strict=True)],
+        finish=answering.finishes,
         queue_s=round(max(queued), 6) if queued else None,
         first_token_s=round(min(first), 6) if first else None,
     )

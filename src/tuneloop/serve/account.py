@@ -85,7 +85,7 @@ class Account:
         entry = self.entry
         entry.prompt_tokens += usage["prompt_tokens"]
         entry.completion_tokens += usage["completion_tokens"]
-        entry.finish += [answer.finish or "cancelled" for answer in answering.answers] if answering else []
+        entry.finish += answering.finishes if answering else []
         if self._gateway.config.audit.bodies:
             entry.bodies |= {
                 "asked": [m.content for m in self._asked.messages] or [str(p) for p in self._asked.prompts],

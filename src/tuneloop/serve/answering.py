@@ -156,6 +156,11 @@ class Answering:
         return self._stream.tallies.values()
 
     @property
+    def finishes(self) -> list[Finish]:
+        """How each answer ended: as its reader was told, else as the engine said, else its reader has left."""
+        return [a.finish or t.finish or "cancelled" for a, t in zip(self.answers, self.tallies, strict=True)]
+
+    @property
     def prompt_filter_results(self) -> dict[str, Any]:
         """What the filters found in the prompt, as a field of a body; {} when nothing."""
         found = results(self.prompt_hits)

@@ -41,7 +41,7 @@ class Connection(H11Protocol):
         self._unread_since: float | None = None
         super().connection_made(transport)
         if len(self.connections) > self.shield.max_connections:
-            self.metrics.error("too_many_connections")
+            self.metrics.closed("too_many_connections")
             transport.abort()
 
     def data_received(self, data: bytes) -> None:
@@ -75,12 +75,12 @@ class Connection(H11Protocol):
         shield = self.shield
         if self._head_since is not None and now - self._head_since > shield.head_timeout_s:
             self._head_since = None
-            self.metrics.error("slow_head")
+            self.metrics.closed("slow_head")
             self._refuse(ApiError(408, "the request did not come in time", code="request_timeout"))
         # While the application reads a body it keeps the time itself; this is the rest of one that was refused.
         answered = self.cycle is not None and self.cycle.response_complete
         if answered and self._body_since is not None and now - self._body_since > shield.body_timeout_s:
-            self.metrics.error("slow_body")
+            self.metrics.closed("slow_body")
             self.transport.abort()
         if self._unread_since is None:
             # An answer that is complete may still lie in our buffer, or hinder the connection from closing.
@@ -90,12 +90,12 @@ class Connection(H11Protocol):
         elif not self.transport.get_write_buffer_size():
             self._unread_since = None
         elif now - self._unread_since > shield.write_timeout_s:
-            self.metrics.error("slow_reader")
+            self.metrics.closed("slow_reader")
             self.transport.abort()
 
     def send_400_response(self, msg: str) -> None:
         """What is no HTTP is refused in the words of every other error, and not written to the log each time."""
-        self.metrics.error("invalid_http")
+        self.metrics.closed("invalid_http")
         self._refuse(ApiError(400, "this is not valid HTTP, or its head is too long", code="invalid_http"))
 
     def _unsupported_upgrade_warning(self) -> None:

@@ -180,7 +180,7 @@ class Guard:
         return counted
 
     def _too_slow(self) -> ApiError:
-        self._gateway.metrics.error("slow_body")
+        self._gateway.metrics.closed("slow_body")
         said = "the body did not come in time"
         return ApiError(408, said, code="request_timeout", headers={"Connection": "close"})
 

@@ -18,7 +18,7 @@ from tuneloop.types import Request, TokenEvent
 RETRY_S = (1, 60)
 """Shortest and longest Retry-After."""
 SMOOTHING = 0.1
-"""Weight of the newest request in the running mean of durations."""
+"""Weight of the newest request in the running mean of how long a place is taken."""
 
 
 class Stream:
@@ -146,7 +146,7 @@ class Hub:
             self._process.cancel(request_id)
             self._free(request_id, tally.ended)
             if finish is not None:
-                self._lasted(tally.ended - tally.accepted)
+                self._lasted(tally, tally.ended)
         ended: Finish = finish or tally.finish or "cancelled"
         self._metrics.answered(tally, "error" if tally.finish == "error" else ended)
 
@@ -164,8 +164,10 @@ class Hub:
         self._line.pop(request_id, None)
         self._fill(now)
 
-    def _lasted(self, seconds: float) -> None:
-        self._mean_s += SMOOTHING * (seconds - self._mean_s)
+    def _lasted(self, tally: Tally, now: float) -> None:
+        """Note how long a request had its place; how long it waited for one follows from that and the queue."""
+        if tally.placed is not None:
+            self._mean_s += SMOOTHING * (now - tally.placed - self._mean_s)
 
     def _refuse(self, status: int, message: str, code: str, seconds: int) -> ApiError:
         return ApiError(status, message, code=code, headers={"Retry-After": str(seconds)})
@@ -188,5 +190,5 @@ class Hub:
         elif tally.first_token is not None and not begun:
             self._metrics.first_token(tally)
         if event.finish:
-            self._lasted(now - tally.accepted)
+            self._lasted(tally, now)
             self._free(event.request_id, now)

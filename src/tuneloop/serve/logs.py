@@ -1,7 +1,7 @@
 """Structured logs: one line of JSON for whatever happens, or readable text on a terminal.
 
 Lines are written by a thread of their own, so that a slow reader of standard error never holds up a token. When it is
-so slow that the queue fills, lines are dropped and counted (``tuneloop_log_lines_dropped_total``).
+so slow that the queue fills, or the disk is full, lines are dropped and counted (``tuneloop_log_lines_dropped_total``).
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Logs:
         self.form = config.logs if config.logs != "auto" else ("text" if self._sink.isatty() else "json")
         self._writer: threading.Thread | None = None
         self._queue: queue.Queue[logging.LogRecord | None] = queue.Queue(queue_lines)
-        self._handler = _Dropping(self._queue, dropped)
+        self._dropped, self._handler = dropped, _Dropping(self._queue, dropped)
 
     @property
     def active(self) -> bool:
@@ -75,7 +75,7 @@ class Logs:
         """Write from now on; in JSON, what the rest of the program says becomes lines of JSON, too."""
         if self.form == "off" or self.active:
             return
-        writer = logging.StreamHandler(self._sink)
+        writer = _Writing(self._sink, self._dropped)
         writer.setFormatter(JsonFormatter() if self.form == "json" else TextFormatter())
         self._writer = threading.Thread(target=_write_all, args=(self._queue, writer), name="logs", daemon=True)
         self._writer.start()
@@ -138,6 +138,20 @@ class TextFormatter(logging.Formatter):
 def _write_all(waiting: queue.Queue[logging.LogRecord | None], writer: logging.Handler) -> None:
     while (record := waiting.get()) is not None:
         writer.handle(record)
+
+
+class _Writing(logging.StreamHandler[TextIO]):
+    """Counts what cannot be written (a full disk), and goes on with the next line."""
+
+    def __init__(self, sink: TextIO, dropped: Callable[[], None]) -> None:
+        super().__init__(sink)
+        self._dropped = dropped
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if isinstance(sys.exc_info()[1], OSError):
+            self._dropped()
+        else:
+            super().handleError(record)
 
 
 class _Dropping(QueueHandler):

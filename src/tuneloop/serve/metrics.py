@@ -26,6 +26,8 @@ ERRORS = ("engine", "internal")
 """Why an accepted request fails: the engine's fault, or ours."""
 REFUSALS = ("queue_full", "engine_not_ready", "draining", "invalid_api_key", "missing_scope", "invalid_value")
 """The common reasons, counted from 0; any other code of an ``ApiError`` appears with its first refusal."""
+CLOSED = ("too_many_connections", "slow_head", "slow_body", "slow_reader", "invalid_http")
+"""Why a connection is closed on a client."""
 CLIENT_LEFT = 499
 
 
@@ -43,6 +45,7 @@ class Metrics:
         self._requests = self._counter("requests", "HTTP responses by route and status.", "route", "code")
         self._errors = self._counter("errors", "Accepted requests that failed, by reason.", "reason")
         self._rejected = self._counter("request_rejected", "Requests that were not accepted, by reason.", "reason")
+        self._closed = self._counter("connections_closed", "Connections closed for what the client did.", "reason")
         self._success = self._counter("request_success", "Answers by how they ended.", "finished_reason")
         self._filters = self._counter("filter_hits", "What the filters found.", "filter", "side", "action")
         self._log_lines = self._counter("log_lines_dropped", "Log lines lost because their reader was too slow.")
@@ -65,13 +68,17 @@ class Metrics:
         self._requests.labels(**self.labels, route=route, code=str(code)).inc()
 
     def error(self, reason: str) -> None:
-        """An accepted request failed."""
+        """Something of ours failed: an accepted request, or what every request needs. Never what a client did."""
         self._errors.labels(**self.labels, reason=reason).inc()
 
     def refused(self, status: int, reason: str | None) -> None:
         """A request was answered with an ``ApiError``. A failure after acceptance, and a client that left, are counted elsewhere."""
         if status != CLIENT_LEFT and (status < 500 or status == 503):
             self._rejected.labels(**self.labels, reason=reason or str(status)).inc()
+
+    def closed(self, reason: str) -> None:
+        """A connection is closed because its client is too slow, one too many, or speaks no HTTP."""
+        self._closed.labels(**self.labels, reason=reason).inc()
 
     def filter_hit(self, name: str, side: str, action: str, count: int = 1) -> None:
         """A filter found something; ``side`` is input or output, ``action`` block, mask or flag. 0 makes the series known."""
@@ -84,7 +91,8 @@ class Metrics:
     def answered(self, tally: Tally, finish: Finish) -> None:
         """A request is over. Its latencies count where the client got all of its answer."""
         if finish == "error":
-            self.error("engine")
+            if not tally.refused:  # by the engine, for a fault of the client: counted with the answer, a 400
+                self.error("engine")
         else:
             self._success.labels(**self.labels, finished_reason=finish).inc()
         self._generation.observe(tally.tokens)
@@ -119,6 +127,8 @@ class Metrics:
     def _begin_at_zero(self) -> None:
         for error in ERRORS:
             self._errors.labels(**self.labels, reason=error)
+        for closed in CLOSED:
+            self._closed.labels(**self.labels, reason=closed)
         for refusal in REFUSALS:
             self._rejected.labels(**self.labels, reason=refusal)
         for finish in get_args(Finish):

@@ -23,8 +23,9 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "function_call": ("none", "auto"),
     "modalities": (["text"],),
     "store": (False,),
+    "return_token_ids": (False,),
 }
-"""Fields of OpenAI's chat API that are not supported, and the values that ask for nothing."""
+"""Fields of OpenAI's chat API, and of vLLM's, that are not supported, and the values that ask for nothing."""
 
 
 def _as_list(value: Any) -> Any:
@@ -113,6 +114,7 @@ class ChatRequest(Drawn):
     response_format: ResponseFormat | None = None
     modalities: Any = None
     store: Any = None
+    return_token_ids: Any = None
 
     def asked(self) -> Asked:
         """The call.
@@ -151,6 +153,7 @@ class CompletionRequest(Drawn):
     echo: Any = None
     suffix: Any = None
     best_of: Any = None
+    return_token_ids: Any = None
 
     def asked(self) -> Asked:
         """The call.
@@ -158,7 +161,7 @@ class CompletionRequest(Drawn):
         Raises:
             ApiError: 400, naming the field.
         """
-        self.refuse({"echo": (False,), "suffix": ("",), "best_of": (1,)})
+        self.refuse({"echo": (False,), "suffix": ("",), "best_of": (1,), "return_token_ids": (False,)})
         prompts = _prompts(self.prompt)
         if not prompts or not all(prompts):
             raise ApiError(400, "the prompt is empty", param="prompt", code="invalid_value")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+from tuneloop.engines import REFUSED
 from tuneloop.types import FinishReason, Request, TokenEvent
 
 
@@ -21,6 +22,8 @@ class Tally:
     ended: float | None = None
     finish: FinishReason | None = None
     """How the engine ended it; None while it runs, and for ever where its reader ended it."""
+    refused: bool = False
+    """The engine ended it for a fault of the client's, such as a schema that it cannot keep to."""
     tokens: int = 0
     logprob_sum: float = field(default=0.0)
     logprobs: int = 0
@@ -29,6 +32,7 @@ class Tally:
         """Note an event; returns the seconds between tokens, once there are two."""
         if event.finish:
             self.finish, self.ended = event.finish, now
+            self.refused = event.error is not None and event.error.startswith(REFUSED)
         if not event.token_ids:
             return None
         before, self.last_token = self.last_token, now

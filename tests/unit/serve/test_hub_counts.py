@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("fastapi", reason="pip install 'tuneloop[serve]'")
 
-from tuneloop.engines import Capabilities
+from tuneloop.engines import REFUSED, Capabilities
 from tuneloop.serve import hub as hub_module
 from tuneloop.serve.api_error import ApiError
 from tuneloop.serve.hub import Hub
@@ -102,6 +102,29 @@ def test_an_engines_failure_is_an_error_and_no_success(bench: Bench) -> None:
     bench.hub.leave("a")
     assert bench.value("tuneloop_errors_total", reason="engine") == 1
     assert sum(bench.ended(f) or 0 for f in ("stop", "length", "cancelled", "tool_calls", "content_filter")) == 0
+
+
+def test_a_schema_that_the_engine_refuses_is_no_error_of_ours(bench: Bench) -> None:
+    bench.open("a")
+    bench.event(TokenEvent("a", finish="error", error=f"{REFUSED}too deep"))
+    bench.hub.leave("a")
+    assert bench.value("tuneloop_errors_total", reason="engine") == 0
+
+
+def test_retry_after_is_when_those_in_front_are_done_not_twice_that(bench: Bench) -> None:
+    """Two places are taken for 10 s each and two requests always wait: the four in front are done in 20 s."""
+    line = [f"r{i}" for i in range(4)]
+    bench.open(*line)
+    for i in range(4, 204, 2):
+        bench.now += 10
+        done, line = line[:2], [*line[2:], f"r{i}", f"r{i + 1}"]
+        for name in done:
+            bench.event(TokenEvent(name, (7,), finish="length"))
+            bench.hub.leave(name, "length")
+        bench.open(*line[2:])
+    with pytest.raises(ApiError) as refused:
+        bench.open("late")
+    assert (refused.value.headers or {})["Retry-After"] == "20"
 
 
 def test_leaving_twice_counts_once(bench: Bench) -> None:

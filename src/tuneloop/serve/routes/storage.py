@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
 from tuneloop.errors import ResourceError
@@ -12,6 +14,8 @@ from tuneloop.serve.api_error import ApiError
 P = ParamSpec("P")
 T = TypeVar("T")
 RETRY_S = 5
+THREADS = ThreadPoolExecutor(8, thread_name_prefix="storage")
+"""Of their own: while the database is locked each waits for seconds, and asyncio's few have long prompts to read."""
 
 
 async def ask(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -21,7 +25,7 @@ async def ask(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         ApiError: 503, it does not answer.
     """
     try:
-        return await asyncio.to_thread(work, *args, **kwargs)
+        return await asyncio.get_running_loop().run_in_executor(THREADS, partial(work, *args, **kwargs))
     except ResourceError as error:
         raise ApiError(503, error.what, code="storage_unavailable", headers={"Retry-After": str(RETRY_S)}) from error
 
