@@ -28,9 +28,7 @@ answers one request at a time. A peer that cannot be had here is a line ``skippe
 from __future__ import annotations
 
 import argparse
-import json
-import statistics
-import subprocess
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -42,8 +40,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks import serve_load as load
 from benchmarks.engines_cpu import make
 from benchmarks.harness import line, once, read, tree_bytes, write
-from benchmarks.serve_arms import ENGINES, GATEWAYS, Place, Skipped, free_port, versions
-from benchmarks.serve_load import Reply, share
+from benchmarks.serve_arms import ENGINES, GATEWAYS, Place, Skipped, source, versions
+from benchmarks.serve_load import Reply, share, summary
 
 ANSWER = "The capital of France is Paris."
 ASK = {
@@ -93,7 +91,9 @@ def checked(shots: Sequence[load.Shot]) -> list[Reply]:
     replies = [load.understand(shot) for shot in shots]
     wrong = [r for r in replies if r.error or r.text != ANSWER]
     if wrong:
-        sys.exit(f"error: {len(wrong)} of {len(replies)} answers are wrong, such as {wrong[0].error or wrong[0].text!r}")
+        sys.exit(
+            f"error: {len(wrong)} of {len(replies)} answers are wrong, such as {wrong[0].error or wrong[0].text!r}"
+        )
     return replies
 
 
@@ -160,20 +160,13 @@ def measure_engine(port: int, key: str, at_once: int, model: str) -> tuple[dict[
     return summary(sum(tokens) / wall, [r.latency_s for r in replies], firsts, gaps) | {"tokens": sum(tokens)}, count
 
 
-def summary(
-    speed: float, seconds: Sequence[float], firsts: Sequence[float], gaps: Sequence[float]
-) -> dict[str, float]:
-    """The numbers that every engine arm gives; times in milliseconds."""
-    out = {"speed": speed, "first token p50": share(firsts, 0.5) * 1000, "inter-token p50": share(gaps, 0.5) * 1000}
-    return out | {f"p{p}": share(seconds, p / 100) * 1000 for p in (50, 95, 99)}
-
-
 def engines(options: argparse.Namespace) -> list[dict[str, Any]]:
     """One arm is up at a time (idle engines must not take its cores); arms take turns within a round."""
     found: dict[str, list[dict[str, Any]]] = {}
     skipped: list[dict[str, Any]] = []
     with TemporaryDirectory() as folder, Place(Path(folder)) as place:
         make(place.gguf.parent)
+        shutil.copy(source() / "config.json", place.gguf.parent)  # by this the command line knows a model's folder
         for turn in range(options.rounds):
             for name, start in chosen(ENGINES, options).items():
                 if any(row["arm"] == name for row in skipped):
@@ -191,9 +184,7 @@ def engines(options: argparse.Namespace) -> list[dict[str, Any]]:
     return [row for name, runs in found.items() for row in engine_lines(name, runs, found, options)] + skipped
 
 
-def engine_once(
-    place: Place, name: str, start: Callable[..., Any], levels: Sequence[int]
-) -> dict[str, Any]:
+def engine_once(place: Place, name: str, start: Callable[..., Any], levels: Sequence[int]) -> dict[str, Any]:
     """Start it, measure every level, end it. A raw arm measures itself."""
     started = start(place, max(levels))
     if not hasattr(started, "port"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import shutil
 import signal
 import socket
@@ -36,7 +35,9 @@ class Skipped(Exception):
 class Server:
     """A server in a process group of its own, which is ended with it."""
 
-    def __init__(self, command: Sequence[str], port: int, ready: str, log: Path, env: Mapping[str, str], key: str) -> None:
+    def __init__(
+        self, command: Sequence[str], port: int, ready: str, log: Path, env: Mapping[str, str], key: str
+    ) -> None:
         self.port, self.model, self._log = port, "instant", log
         with log.open("wb") as out:
             self._process = subprocess.Popen(
@@ -47,7 +48,9 @@ class Server:
         self._wait(ready, key)
 
     def _wait(self, path: str, key: str) -> None:
-        asked = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", headers={"Authorization": f"Bearer {key}"})
+        asked = urllib.request.Request(
+            f"http://127.0.0.1:{self.port}{path}", headers={"Authorization": f"Bearer {key}"}
+        )
         direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         deadline = time.monotonic() + START_S
         while True:
@@ -115,7 +118,9 @@ class Place:
         for server in reversed(self._running):
             server.close()
 
-    def start(self, name: str, command: Sequence[str], port: int, ready: str, env: Mapping[str, str] | None = None) -> Server:
+    def start(
+        self, name: str, command: Sequence[str], port: int, ready: str, env: Mapping[str, str] | None = None
+    ) -> Server:
         """Start a server and wait until it answers ``ready`` with 200."""
         server = Server(command, port, ready, self.folder / f"{name}.log", env or {}, self.key)
         self._running.append(server)
@@ -131,7 +136,9 @@ class Place:
         assert "".join(piece for _, piece in pieces) == text
         port = free_port()
         settings = json.dumps({"text": text, "tokens": pieces})
-        self.direct = self.start("instant", [sys.executable, STAND_INS, "instant", str(port), settings], port, "/v1/models")
+        self.direct = self.start(
+            "instant", [sys.executable, STAND_INS, "instant", str(port), settings], port, "/v1/models"
+        )
         self.upstream = f"http://127.0.0.1:{port}"
 
     def tuneloop(self, folder: Path, *settings: str) -> Server:
@@ -251,7 +258,9 @@ def versions() -> dict[str, str]:
     """Of what is measured, as far as it is installed."""
     from importlib.metadata import version
 
-    ours = {name: version(name) for name in ("fastapi", "uvicorn", "httpx", "xllamacpp", "openvino-genai", "transformers")}
+    ours = {
+        name: version(name) for name in ("fastapi", "uvicorn", "httpx", "xllamacpp", "openvino-genai", "transformers")
+    }
     for name in ("litellm", "llama-cpp-python"):
         folder = ROOT / f".venv-{name}" / "lib"
         for found in folder.glob(f"python*/site-packages/{name.replace('-', '_')}-*.dist-info"):

@@ -14,6 +14,7 @@ stream of ten events) is the same for every arm.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import random
 import re
@@ -120,7 +121,9 @@ async def _open(port: int, count: int, done: Callable[[_Connection], None]) -> l
     return [(await loop.create_connection(lambda: _Connection(done), "127.0.0.1", port))[1] for _ in range(count)]
 
 
-def closed(port: int, requests: Sequence[bytes], connections: int, *, count: int = 0, seconds: float = 0.0) -> list[Shot]:
+def closed(
+    port: int, requests: Sequence[bytes], connections: int, *, count: int = 0, seconds: float = 0.0
+) -> list[Shot]:
     """Send ``count`` requests, or for ``seconds``; the requests are taken in turn."""
 
     async def run() -> list[Shot]:
@@ -239,7 +242,7 @@ def _stream(shot: Shot, latency: float) -> Reply:
             if text:
                 times.append(at)
                 texts.append(text)
-    gaps = tuple(b - a for a, b in zip(times, times[1:], strict=False))
+    gaps = tuple(b - a for a, b in itertools.pairwise(times))
     return Reply(latency, "".join(texts), tokens, len(texts), times[0] - shot.began if times else None, gaps, error)
 
 
@@ -267,3 +270,9 @@ def share(values: Sequence[float], part: float) -> float:
     """A percentile by nearest rank; ``part`` between 0 and 1."""
     ordered = sorted(values)
     return ordered[max(0, -(-int(part * 1000) * len(ordered) // 1000) - 1)]
+
+
+def summary(speed: float, seconds: Sequence[float], firsts: Sequence[float], gaps: Sequence[float]) -> dict[str, float]:
+    """The numbers that every engine arm gives; times in milliseconds."""
+    out = {"speed": speed, "first token p50": share(firsts, 0.5) * 1000, "inter-token p50": share(gaps, 0.5) * 1000}
+    return out | {f"p{p}": share(seconds, p / 100) * 1000 for p in (50, 95, 99)}
