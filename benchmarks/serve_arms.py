@@ -216,9 +216,9 @@ def raw(name: str) -> Callable[[Place, int], Callable[..., Arm]]:
     """The package itself in a process of its own (serve_raw.py)."""
 
     def start(place: Place, most: int) -> Callable[..., Arm]:
-        def arm(prompts: Sequence[str], new_tokens: int, levels: Sequence[int]) -> Arm:
+        def arm(prompts: Sequence[str], new_tokens: int, fewest: int, levels: Sequence[int]) -> Arm:
             settings = {"file": str(place.gguf), "prompts": prompts, "new_tokens": new_tokens, "levels": levels,
-                        "most": most, "context": CONTEXT}  # fmt: skip
+                        "most": most, "fewest": fewest, "context": CONTEXT}  # fmt: skip
             return Arm(name, [sys.executable, RAW, name, json.dumps(settings)], {})
 
         return arm
@@ -235,7 +235,7 @@ def llama_cpp_python(place: Place, most: int) -> Server:
         raise Skipped(f"llama-cpp-python cannot be installed: {error.cmd[-1]}") from error
     port = free_port()
     words = ["--model", str(place.gguf), "--n_ctx", str(CONTEXT), "--n_threads", str(cores()), "--n_threads_batch", str(cores()),
-             "--host", "127.0.0.1", "--port", str(port), "--model_alias", "instant"]  # fmt: skip
+             "--host", "127.0.0.1", "--port", str(port), "--model_alias", "instant", "--interrupt_requests", "false"]  # fmt: skip
     return place.start("llama-cpp-python", [python, "-m", "llama_cpp.server", *words], port, "/v1/models")
 
 
@@ -243,7 +243,7 @@ def transformers_serve(place: Place, most: int) -> Server:
     port = free_port()
     binary = Path(sys.executable).with_name("transformers")
     words = ["serve", str(source()), "--host", "127.0.0.1", "--port", str(port), "--device", "cpu", "--dtype", "bfloat16",
-             "--continuous-batching"]  # fmt: skip
+             "--continuous-batching", "--cb-block-size", "32", "--cb-num-blocks", "1024"]  # fmt: skip
     server = place.start("transformers", [str(binary), *words], port, "/health", {"HF_HUB_OFFLINE": "1"})
     server.model = str(source())
     return server

@@ -112,7 +112,7 @@ def main() -> None:
     ask(prompts[:1], 1)  # warm
     out: dict[str, Any] = {}
     for level in settings["levels"]:
-        count = max(level, 2)
+        count = max(level, settings["fewest"])
         began = time.perf_counter()
         answers = ask([prompts[i % len(prompts)] for i in range(count)], level)
         wall = time.perf_counter() - began
