@@ -25,6 +25,10 @@ DATA: Chosen = (
     ("data_pipeline", r".*", r".*"),
     ("split", r".*", r"seconds|peak memory|rows"),
 )
+SERVE: Chosen = (
+    ("serve", r"gateway, (1|32) ", r"throughput|added (paced|first token) p(50|99)|peak memory"),
+    ("serve", r"engines", r"^speed$|first token p50|inter-token|^p(50|99)$|peak memory|skipped"),
+)
 
 
 def table(path: Path) -> str:
@@ -82,10 +86,12 @@ def fill(page: str, mark: str, text: str) -> str:
 
 def main() -> None:
     speed = "\n".join(table(path) for path in sorted(RESULTS.glob("train_cpu_*.jsonl")))
-    training, data = speed + "\n" + lines(TRAINING), lines(DATA)
+    training, data, served = speed + "\n" + lines(TRAINING), lines(DATA), lines(SERVE)
     for name in ("README.md", "README.zh-CN.md"):
         path = ROOT / name
-        page = fill(fill(path.read_text(encoding="utf-8"), "bench", training), "bench-data", data)
+        page = path.read_text(encoding="utf-8")
+        for mark, text in (("bench", training), ("bench-data", data), ("bench-serve", served)):
+            page = fill(page, mark, text)
         path.write_text(page, encoding="utf-8")
         print(f"wrote the tables into {name}")
 

@@ -19,6 +19,10 @@ from tuneloop.chat.stream import Detokenizer, bytes_of, special_ids
 from tuneloop.errors import DataError, ModelError
 from tuneloop.types import Dropped, Example, Message, Record
 
+SHORT_CHARACTERS = 2_000
+"""Up to this length a text goes straight to the Rust tokenizer. The tokenizer's own call hands even one text to a thread
+pool and gives up the interpreter meanwhile; in a gateway, getting it back takes longer than the work. Longer texts go
+through it, so that other threads run meanwhile."""
 _PROBE = "Zq7probeZq7"
 _EMPTY_BLOCK = re.compile(rf"^{OPEN}\s*{CLOSE}\s*")
 
@@ -117,12 +121,19 @@ class Chat:
 
     def prompt_ids(self, messages: Sequence[Message], tools: str | None = None) -> tuple[int, ...]:
         """Exactly what is served: template and generation prompt, as token ids."""
+        return self.prompt(messages, tools)[1]
+
+    def prompt(self, messages: Sequence[Message], tools: str | None = None) -> tuple[str, tuple[int, ...]]:
+        """What is served, as text (``render``) and as token ids (``prompt_ids``), rendered once where that is enough."""
         hidden = Hidden(self._control)
-        text = self.render(hidden.messages(messages), generation=True, tools=hidden.json(tools))
+        masked, written = hidden.messages(messages), hidden.json(tools)
+        text = self.render(masked, generation=True, tools=written)
         ids = self._ids(text, hidden.words)
         while len(ids) > 1 and ids[0] == ids[1] == self.tokenizer.bos_token_id:
             ids = ids[1:]
-        return ids if ids[: len(self._bos)] == self._bos else self._bos + ids
+        if hidden.words or written != tools:
+            text = self.render(messages, generation=True, tools=tools)
+        return text, ids if ids[: len(self._bos)] == self._bos else self._bos + ids
 
     def text_ids(self, text: str) -> tuple[int, ...]:
         """A document for continued pretraining: the beginning-of-text token where the tokenizer itself puts one in
@@ -215,7 +226,12 @@ class Chat:
         return split_reasoning(text, prompt)
 
     def _tokenize(self, text: str) -> tuple[int, ...]:
-        return tuple(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]) if text else ()
+        if not text:
+            return ()
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        if backend is not None and len(text) <= SHORT_CHARACTERS and _plain_backend(backend):
+            return tuple(backend.encode(text, add_special_tokens=False).ids)
+        return tuple(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
     def _implied_bos(self) -> tuple[int, ...]:
         """The beginning-of-text token, where the tokenizer puts one in front by itself."""
@@ -261,6 +277,11 @@ class Chat:
             out += self._tokenize(before + word[:1])
             out += self._tokenize(word[1:])
         return out
+
+
+def _plain_backend(backend: Any) -> bool:
+    """Whether ``encode`` does what the tokenizer's own call does: nothing is cut, padded or split for it."""
+    return backend.truncation is None and backend.padding is None and not backend.encode_special_tokens
 
 
 def _plain(messages: Sequence[Message]) -> functions.Plain:

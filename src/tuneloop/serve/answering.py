@@ -187,8 +187,7 @@ async def _prompts(gateway: Gateway, asked: Asked) -> list[Prompt]:
         chat = gateway.chat
         if not asked.messages:
             return [_raw(gateway, p) for p in asked.prompts]
-        text = chat.render(asked.messages, generation=True, tools=asked.tools)
-        return [Prompt(text, chat.prompt_ids(asked.messages, asked.tools))]
+        return [Prompt(*chat.prompt(asked.messages, asked.tools))]
 
     size = sum(len(m.content) for m in asked.messages) + sum(map(len, asked.prompts))
     try:

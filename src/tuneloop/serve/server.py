@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import resource
 import signal
@@ -126,6 +127,8 @@ def serve(bundle_path: Path, config: ServeConfig) -> None:
         try:
             gateway.logs.start()
             gateway.process.start()
+            gc.collect()
+            gc.freeze()  # what is here now stays: without this, a full collection stops every stream for a tenth of a second
             _announce(gateway, listener, fresh)
             Server(gateway).run([listener])
             if gateway.cut:
