@@ -23,7 +23,7 @@ adds is told from the paced runs, as the difference to ``direct`` in the same ro
 ``engines``: SmolLM2-135M at 8 bit (Q8_0 GGUF), greedy, 64 new tokens, streamed over /v1/completions, all requests of a
 level at once. The raw arms call the packages in a process of their own, without anything of ours. ``transformers serve``
 reads the safetensors in bfloat16 (it computes no 8 bit on a CPU) with continuous batching. llama-cpp-python's server
-answers one request at a time. A peer that cannot be had here is a line ``skipped`` with the reason.
+answers one request at a time. Memory is what a server and its children hold (PSS) after each level. A peer that cannot be had here is a line ``skipped`` with the reason.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def gateway_lines(
         ratios = []
         if metric == "requests/s" and base and name != BASE:
             ratios = [a / b["requests/s"] for a, b in zip(measured, base, strict=True)]
-        known = "peak memory" if metric == "memory" else "throughput" if metric == "requests/s" else metric
+        known = "memory" if metric == "memory" else "throughput" if metric == "requests/s" else metric
         out.append(("gateway", known, unit, measured, ratios))
         if unit == "ms" and not metric.startswith("closed") and direct and name != "direct":
             added = [a - b[metric] for a, b in zip(measured, direct, strict=True)]
@@ -220,7 +220,7 @@ def engine_lines(
             out.append(line("serve", f"engines, {n} at once", name, metric, unit, values, against=raw if ratios else "",
                             ratios=ratios, ok=complete, command=COMMAND, versions=versions()))  # fmt: skip
     memory = [run["memory"] for run in runs]
-    return [*out, line("serve", "engines", name, "peak memory", "MB", memory, command=COMMAND, versions=versions())]
+    return [*out, line("serve", "engines", name, "memory", "MB", memory, command=COMMAND, versions=versions())]
 
 
 def chosen(arms: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:

@@ -26,8 +26,8 @@ DATA: Chosen = (
     ("split", r".*", r"seconds|peak memory|rows"),
 )
 SERVE: Chosen = (
-    ("serve", r"gateway, (1|32) ", r"throughput|added (paced|first token) p(50|99)|peak memory"),
-    ("serve", r"engines", r"^speed$|first token p50|inter-token|^p(50|99)$|peak memory|skipped"),
+    ("serve", r"gateway, (1|32) ", r"throughput|added (paced|first token) p(50|99)|^memory$"),
+    ("serve", r"engines", r"^speed$|first token p50|inter-token|^p(50|99)$|^memory$|skipped"),
 )
 
 

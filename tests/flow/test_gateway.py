@@ -398,7 +398,7 @@ def test_the_served_answer_is_the_engines_answer_token_for_token(bundle: Bundle)
 def test_our_own_bug_is_a_500_with_a_request_id_and_a_traceback_in_the_log(
     slow: Site, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(slow.gateway.chat, "prompt_ids", lambda *_: 1 / 0)
+    monkeypatch.setattr(slow.gateway.chat, "prompt", lambda *_: 1 / 0)
     reply = slow.post({"messages": ASK})
     assert (reply.status_code, reply.json()["error"]["type"]) == (500, "server_error")
     logged = capsys.readouterr().err

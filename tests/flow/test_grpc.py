@@ -259,7 +259,7 @@ def test_the_context_of_a_call_is_filled_and_its_id_is_in_the_metadata(
 def test_our_own_bug_is_internal_with_a_request_id_and_a_traceback_in_the_log(
     fast: Site, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(fast.gateway.chat, "prompt_ids", lambda *_: 1 / 0)
+    monkeypatch.setattr(fast.gateway.chat, "prompt", lambda *_: 1 / 0)
     error = refused(fast.chat)
     logged = capsys.readouterr().err
     assert error.code() is Code.INTERNAL

@@ -5,6 +5,7 @@ One thread does everything: take commands, let the engine work, send what came o
 
 from __future__ import annotations
 
+import select
 import signal
 import sys
 import time
@@ -86,8 +87,10 @@ def _failed(error: TuneloopError) -> Failed:
 def _serve(engine: Engine, pipe: Connection[FromChild, ToChild]) -> None:
     held: set[str] = set()
     reporter = _Reporter(engine, pipe)
+    readable = select.poll()  # ``Connection.poll`` makes a new selector every time
+    readable.register(pipe, select.POLLIN)
     while True:
-        while pipe.poll(0 if held else IDLE_POLL_S):
+        while readable.poll(0 if held else IDLE_POLL_S * 1000):
             command = pipe.recv()
             if isinstance(command, Stop):
                 return

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import queue
+import select
 import signal
 import socket
 import subprocess
@@ -40,6 +41,8 @@ class ChildHandle:
                 start_new_session=True,  # Ctrl-C in the terminal is the parent's to handle
             )
         self._pipe: Connection[ToChild, FromChild] = Connection(ours.detach())
+        self._readable = select.poll()  # ``Connection.poll`` makes a new selector every time
+        self._readable.register(self._pipe, select.POLLIN)
         self._outbox: queue.SimpleQueue[ToChild | None] = queue.SimpleQueue()
         self._sender = threading.Thread(target=self._send_all, name="engine-sender", daemon=True)
         self._sender.start()
@@ -67,7 +70,7 @@ class ChildHandle:
             EOFError: The child is gone.
         """
         try:
-            return self._pipe.recv() if self._pipe.poll(timeout_s) else None
+            return self._pipe.recv() if self._readable.poll(timeout_s * 1000) else None
         except OSError as error:
             raise EOFError from error
 
