@@ -18,7 +18,7 @@ pytest.importorskip("psutil", reason="pip install 'tuneloop[serve]'")
 from tests.faults.service import Service, Usage, said, service, total  # noqa: E402
 
 PLACES, QUEUE, TOKENS, STEP_S = 4, 8, 20, 0.04
-OVERLOAD, LASTS_S = 10, 7.0
+OVERLOAD, LASTS_S = 10, 6.0
 SLACK = 1.5
 """The bound is for an engine that is as fast under load as alone; here the engine, the gateway and those who ask share
 two cores."""
