@@ -30,13 +30,20 @@ class VllmLike:
         self.bodies: list[dict[str, Any]] = []
         self.cancelled: list[str] = []
         self.broken: Callable[[int], bytes | None] = lambda chunk: None
-        """Says what to send instead of chunk number n; the connection is closed after it."""
+        """Says what to send instead of chunk number n (nothing: the stream ends there); the connection is closed after it."""
+        self.connections = 0
+        self.forgetful = False
+        """Close the connection after an answer without a word, as a server does whose patience has just ended."""
         self._lock, self._over = threading.Lock(), threading.Event()
         self._queues: dict[str, SimpleQueue[TokenEvent]] = {}
         server = self
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+
+            def setup(self) -> None:
+                super().setup()
+                server.connections += 1
 
             def do_GET(self) -> None:
                 server.get(self)
@@ -127,20 +134,26 @@ class VllmLike:
     def _stream(self, http: BaseHTTPRequestHandler, body: dict[str, Any], queue: SimpleQueue[TokenEvent]) -> None:
         http.send_response(200)
         http.send_header("Content-Type", "text/event-stream")
-        http.send_header("Connection", "close")
+        http.send_header("Transfer-Encoding", "chunked")
         http.end_headers()
+
+        def send(data: bytes) -> None:
+            http.wfile.write(b"%x\r\n%b\r\n" % (len(data), data))
+
         finish, count = None, 0
         while finish is None:
             choice = chunk_of(queue.get(), body)
             finish = choice["finish_reason"]
             if (instead := self.broken(count)) is not None:
-                http.wfile.write(instead)
+                send(instead) if instead else http.wfile.write(b"0\r\n\r\n")
+                http.close_connection = True
                 break
-            http.wfile.write(b"data: " + json.dumps({"model": MODEL, "choices": [choice]}).encode() + b"\n\n")
+            send(b"data: " + json.dumps({"model": MODEL, "choices": [choice]}).encode() + b"\n\n")
             count += 1
         else:
-            http.wfile.write(b"data: [DONE]\n\n")
-        http.close_connection = True
+            send(b"data: [DONE]\n\n")
+            http.wfile.write(b"0\r\n\r\n")
+            http.close_connection = self.forgetful
 
     def _whole(self, http: BaseHTTPRequestHandler, body: dict[str, Any], queue: SimpleQueue[TokenEvent]) -> None:
         choice: dict[str, Any] = {"token_ids": [], "finish_reason": None, "logprobs": None}

@@ -81,7 +81,7 @@ def _make(param: str, bundles: dict[str, Bundle], server: Callable[[str], str]) 
     if kind == "openvino" and importlib.util.find_spec("openvino_genai") is None:
         pytest.skip("pip install 'tuneloop[openvino]'")
     if NAMES.get(kind) == "upstream":
-        pytest.importorskip("httpx", reason="pip install 'tuneloop[serve]'")
+        pytest.importorskip("aiohttp", reason="pip install 'tuneloop[serve]'")
         config = _config("upstream", upstream=UpstreamConfig(url=server(kind)))
     else:
         config = _config(kind)

@@ -18,7 +18,7 @@ from tuneloop.engines import EngineConfig, ProcessEngine, UpstreamConfig, create
 from tuneloop.errors import ConfigError, ServeError
 from tuneloop.types import Request, Sampling
 
-pytest.importorskip("httpx", reason="pip install 'tuneloop[serve]'")
+pytest.importorskip("aiohttp", reason="pip install 'tuneloop[serve]'")
 
 ROOT = Path(__file__).parent.parent.parent
 PROMPT = tuple(range(10, 40))

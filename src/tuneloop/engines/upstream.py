@@ -8,22 +8,24 @@ With ``engine.upstream.command`` the server is started here, ended with the engi
 from __future__ import annotations
 
 import asyncio
+import json
 import queue
 import threading
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import aclosing, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from tuneloop.engines.base import too_long
 from tuneloop.engines.config import EngineConfig, UpstreamConfig
-from tuneloop.engines.upstream_dialects import PROBE_IDS, Dialect, Job, LlamaServer, Text, Vllm
-from tuneloop.engines.upstream_http import check, chunks, client, exact_tokenizer
+from tuneloop.engines.upstream_dialects import PROBE_IDS, Dialect, Job, LlamaServer, Text, Vllm, together
+from tuneloop.engines.upstream_http import EventStream, check, client, drain, exact_tokenizer
 from tuneloop.engines.upstream_server import OwnServer
 from tuneloop.errors import ConfigError, ServeError, need
 from tuneloop.types import Request, TokenEvent
 
 if TYPE_CHECKING:
-    import httpx
+    import aiohttp
 
     from tuneloop.models import Bundle
 
@@ -47,7 +49,7 @@ class UpstreamEngine:
     name = "upstream"
 
     def __init__(self, bundle: Bundle | None, config: EngineConfig) -> None:
-        self._httpx = need("httpx", "serve")
+        self._aiohttp = need("aiohttp", "serve")
         upstream = config.upstream
         if not upstream.url:
             raise ConfigError("there is no server's address", where="engine.upstream.url")
@@ -60,7 +62,7 @@ class UpstreamEngine:
         self._jobs: dict[str, Future[None] | None] = {}
         self._events: queue.SimpleQueue[TokenEvent] = queue.SimpleQueue()
         self._closed = False
-        self._client: httpx.AsyncClient | None = None
+        self._clients: tuple[aiohttp.ClientSession, ...] = ()
         try:
             asyncio.run_coroutine_threadsafe(self._begin(bundle, config), self._loop).result()
         except BaseException:
@@ -130,14 +132,14 @@ class UpstreamEngine:
     # ---- the loop's thread ----
 
     async def _begin(self, bundle: Bundle | None, config: EngineConfig) -> None:
-        self._client = client(self._httpx, self._base, config)
+        self._clients = tuple(client(self._aiohttp, self._base, config, keep=keep) for keep in (True, False))
         self._places = asyncio.Semaphore(config.max_running)
         try:
             model, reported = await self._model(config.upstream)
             self.dialect = await self._probe(bundle, model)
             if isinstance(self.dialect, LlamaServer):
                 reported = await self._llama_context() or reported
-        except self._httpx.HTTPError as error:
+        except (self._aiohttp.ClientError, TimeoutError) as error:
             raise ServeError(
                 f"the server cannot be reached: {type(error).__name__}: {error}",
                 where=self._base,
@@ -166,11 +168,12 @@ class UpstreamEngine:
 
     async def _get(self, path: str) -> dict[str, Any]:
         """A JSON object, or nothing where there is no such route."""
-        reply = await self._http.get(path)
-        if reply.status_code == 404:
+        async with self._clients[0].get(self._base + path, allow_redirects=False) as reply:
+            status, text = reply.status, await reply.text()
+        if status == 404:
             return {}
-        check(reply.status_code, reply.text, self._base)
-        found = reply.json()
+        check(status, text, self._base)
+        found = json.loads(text)
         return found if isinstance(found, dict) else {}
 
     async def _probe(self, bundle: Bundle | None, model: str | None) -> Dialect:
@@ -180,15 +183,16 @@ class UpstreamEngine:
         refusal = "no way was tried"
         for way in ways:
             job = Job(_PROBE, 1)
-            reply = await self._http.post(way.path, json=way.body(job) | {"stream": False})
+            async with self._post(way.path, way.body(job) | {"stream": False}) as reply:
+                status, text = reply.status, await reply.text()
             known_route = way.path.startswith("/v1/")  # others may be refused like anything that is not there
-            if (reply.status_code in (401, 403, 429) and known_route) or reply.status_code >= 500:
-                check(reply.status_code, reply.text, self._base)
-            if reply.status_code != 200:
-                refusal = f"{reply.status_code}: {reply.text[:200]}"
+            if (status in (401, 403, 429) and known_route) or status >= 500:
+                check(status, text, self._base)
+            if status != 200:
+                refusal = f"{status}: {text[:200]}"
                 continue
             with suppress(LookupError, TypeError, ValueError, AttributeError, ServeError):
-                event = way.read(job, reply.json())
+                event = way.read(job, json.loads(text))
                 if event.token_ids or isinstance(way, Text):
                     return way
             refusal = f"{way.path} answered without tokens"
@@ -198,10 +202,24 @@ class UpstreamEngine:
             hint="it must answer /v1/completions with a prompt of token ids, as vLLM, SGLang and llama-server do",
         )
 
-    @property
-    def _http(self) -> httpx.AsyncClient:
-        assert self._client is not None
-        return self._client
+    @asynccontextmanager
+    async def _post(self, path: str, body: Mapping[str, Any]) -> AsyncGenerator[aiohttp.ClientResponse]:
+        """The server may have closed a kept connection just now; then the request goes over a new one, once."""
+        kept, fresh = self._clients
+        async with AsyncExitStack() as stack:
+
+            async def send(session: aiohttp.ClientSession) -> aiohttp.ClientResponse:
+                return await stack.enter_async_context(
+                    session.post(self._base + path, json=body, allow_redirects=False)
+                )
+
+            try:
+                reply = await send(kept)
+            except self._aiohttp.ClientConnectorError:
+                raise
+            except (self._aiohttp.ServerDisconnectedError, self._aiohttp.ClientOSError):
+                reply = await send(fresh)
+            yield reply
 
     async def _run(self, job: Job) -> None:
         try:
@@ -210,7 +228,7 @@ class UpstreamEngine:
                     pass
         except ServeError as error:
             self._emit(job, TokenEvent(job.request.id, finish="error", error=error.what))
-        except self._httpx.HTTPError as error:
+        except (self._aiohttp.ClientError, TimeoutError) as error:
             problem = f"the connection to the server failed: {type(error).__name__}: {error}"
             self._emit(job, TokenEvent(job.request.id, finish="error", error=problem))
         except Exception as error:  # whatever it was, the request must end
@@ -221,19 +239,45 @@ class UpstreamEngine:
         """One call; whether the request has ended."""
         body = self.dialect.body(job)
         before = len(job.made)
-        async with self._http.stream("POST", self.dialect.path, json=body) as reply:
-            if reply.status_code != 200:
-                check(reply.status_code, (await reply.aread()).decode("utf-8", "replace"), self._base)
-            async with aclosing(chunks(reply, streaming=body["stream"])) as pieces:
-                async for chunk in pieces:
-                    event = self.dialect.read(job, chunk)
-                    if event.token_ids or event.finish:
-                        self._emit(job, event)
-                    if event.finish or job.repair:
-                        return event.finish is not None
+        async with self._post(self.dialect.path, body) as reply:
+            if reply.status != 200:
+                check(reply.status, (await reply.read()).decode("utf-8", "replace"), self._base)
+            if not body["stream"]:
+                ended = self._take(job, [await reply.read()])
+            else:
+                ended = await self._follow(job, reply)
+        if ended is not None:
+            return ended
         if len(job.made) == before or not isinstance(self.dialect, LlamaServer):
             raise ServeError("the server ended its stream without saying why")
         return False
+
+    async def _follow(self, job: Job, reply: aiohttp.ClientResponse) -> bool | None:
+        """Take a stream until the request has ended or its next call is due; None when the stream has ended first."""
+        stream = EventStream()
+        pieces = reply.content.iter_any()
+        async for piece in pieces:
+            ended = self._take(job, stream.feed(piece))
+            if ended:
+                await drain(pieces)
+            if ended is not None or stream.done:
+                return ended
+        return self._take(job, stream.feed(b"\n"))
+
+    def _take(self, job: Job, chunks: Sequence[bytes]) -> bool | None:
+        """Emit what came in one go as one event; whether the request has ended, None when its stream goes on."""
+        found: list[TokenEvent] = []
+        try:
+            for chunk in chunks:
+                event = self.dialect.read(job, json.loads(chunk))
+                if event.token_ids or event.finish:
+                    found.append(event)
+                if event.finish or job.repair:
+                    return event.finish is not None
+        finally:
+            for event in together(found):
+                self._emit(job, event)
+        return None
 
     def _emit(self, job: Job, event: TokenEvent) -> None:
         with self._lock:
@@ -248,6 +292,6 @@ class UpstreamEngine:
         for task in others:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
-        if self._client is not None:
-            await self._client.aclose()
+        for session in self._clients:
+            await session.close()
         await self._loop.shutdown_asyncgens()

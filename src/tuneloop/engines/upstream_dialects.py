@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from tuneloop.engines.base import Capabilities
@@ -199,6 +199,21 @@ def _event(job: Job, tokens: list[int], values: list[float], top: Top, finish: F
     job.made += tokens[:keep]
     kept = tuple(values[:keep]) if known else ()
     return TokenEvent(job.request.id, tuple(tokens[:keep]), kept, finish, top=top[:keep] if known else ())
+
+
+def together(events: Sequence[TokenEvent]) -> Sequence[TokenEvent]:
+    """Events of a request that came in one go, as one; as they are where only some of them have logprobs."""
+    with_tokens = [e for e in events if e.token_ids]
+    if len(events) < 2 or len({(bool(e.logprobs), bool(e.top)) for e in with_tokens}) > 1:
+        return events
+    return [
+        replace(
+            events[-1],
+            token_ids=tuple(t for e in events for t in e.token_ids),
+            logprobs=tuple(v for e in events for v in e.logprobs),
+            top=tuple(t for e in events for t in e.top),
+        )
+    ]
 
 
 def _best(found: Mapping[str, float] | None, count: int) -> tuple[tuple[int, float], ...]:

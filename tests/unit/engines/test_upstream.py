@@ -18,7 +18,7 @@ from tuneloop.errors import ConfigError, ServeError
 from tuneloop.models import Bundle, load_tokenizer, open_bundle
 from tuneloop.types import Request, Response, Sampling
 
-pytest.importorskip("httpx", reason="pip install 'tuneloop[serve]'")
+pytest.importorskip("aiohttp", reason="pip install 'tuneloop[serve]'")
 
 from tuneloop.engines.upstream import UpstreamEngine
 from tuneloop.engines.upstream_dialects import LlamaServer, Text, Vllm
@@ -160,6 +160,26 @@ def test_more_tokens_than_asked_for_are_cut(server: VllmLike) -> None:
         engine.close()
 
 
+def test_a_connection_serves_one_request_after_the_other(server: VllmLike) -> None:
+    engine = connect(server.url)
+    try:
+        before = server.connections
+        for _ in range(5):
+            assert ask(engine, max_tokens=3).finish == "length"
+        assert server.connections == before
+    finally:
+        engine.close()
+
+
+def test_a_kept_connection_that_the_server_has_closed_costs_no_request(server: VllmLike) -> None:
+    engine = connect(server.url)
+    server.forgetful = True
+    try:
+        assert [ask(engine, max_tokens=3).finish for _ in range(6)] == ["length"] * 6
+    finally:
+        engine.close()
+
+
 def test_a_silent_server_ends_the_request_after_the_timeout() -> None:
     server = VllmLike(create(fake(token_delay_s=0.0), None))
     engine = connect(server.url, read_timeout_s=0.3)
@@ -167,7 +187,7 @@ def test_a_silent_server_ends_the_request_after_the_timeout() -> None:
         server.broken = lambda n: time.sleep(1.0)  # type: ignore[func-returns-value]
         answer = ask(engine, max_tokens=3)
         assert answer.finish == "error"
-        assert "ReadTimeout" in (answer.error or "")
+        assert "Timeout" in (answer.error or "")
     finally:
         engine.close()
         server.close()
