@@ -29,7 +29,7 @@ from tuneloop.serve.check import running  # noqa: E402
 from tuneloop.serve.rpc import tuneloop_pb2 as pb  # noqa: E402
 from tuneloop.serve.rpc.tuneloop_pb2_grpc import TuneloopStub  # noqa: E402
 
-STEP_S = 0.15
+STEP_S = 0.4
 """Far longer than a busy machine takes to notice that somebody has left."""
 TOKENS = 400
 """Of the one that leaves, and of the one that stays: a minute."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import tempfile
 import time
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -28,6 +29,7 @@ FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 def add(app: FastAPI, gateway: Gateway) -> None:
     worker: Worker = app.state.batches
+    tempfile.gettempdir()  # chosen now, by writing to it: when the disk is full there is none to choose
 
     @app.post("/v1/files")
     async def upload(http: HttpRequest) -> JSONResponse:
