@@ -50,7 +50,8 @@ def bundle_of(name: str) -> Path:
         ConfigError: Neither a run with a finished training nor a model folder.
     """
     path = Path(name)
-    if any((path / f).exists() for f in ("tuneloop.json", "config.json", "adapter_config.json")):
+    files = ("tuneloop.json", "config.json", "adapter_config.json", "*.gguf")
+    if path.is_dir() and any(found for pattern in files for found in path.glob(pattern)):
         return path
     run = find(name)
     for stage in BUNDLE_STAGES:

@@ -226,6 +226,11 @@ def test_serve_takes_settings_from_the_run_a_file_and_the_command_line(cli: Cli,
     assert (found["arm"], found["limits"]["tokens_per_day"]) == ("b", 5)
 
 
+def test_a_folder_with_a_gguf_file_is_a_model(tmp_path: Path) -> None:
+    (tmp_path / "model.gguf").touch()
+    assert bundle_of(str(tmp_path)) == tmp_path
+
+
 def test_a_wrong_setting_of_serve_is_named(cli: Cli) -> None:
     assert two_lines(cli("serve", "demo", "prot=1"), 2)[1] == "hint: did you mean 'port'?"
 
