@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 import tuneloop
+from tuneloop.cli.runs import bundle_of
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 COMMANDS = (
