@@ -59,7 +59,7 @@ def _for_gguf(bundle: Bundle) -> tuple[str, str]:
     if llamacpp:
         why = "the bundle is GGUF, and it knows every option of a request"
         if readable:
-            faster = "engine.name: openvino is faster with many requests at once, and knows fewer options"
+            faster = "engine.name: openvino is two to four times as fast, without schemas, biases and penalties"
             why += f"; {faster}" + ("" if openvino else " (pip install 'tuneloop[openvino]')")
         return "llamacpp", why
     if openvino and readable:
