@@ -25,10 +25,12 @@ DATA: Chosen = (
     ("data_pipeline", r".*", r".*"),
     ("split", r".*", r"seconds|peak memory|rows"),
 )
-SERVE: Chosen = (
-    ("serve", r"gateway, (1|32) ", r"throughput|added (paced|first token) p(50|99)|^memory$"),
-    ("serve", r"engines", r"^speed$|first token p50|inter-token|^p(50|99)$|^memory$|skipped"),
+SERVE = (
+    (r"gateway, (1|32) ", ("throughput", "added paced p50", "added paced p99", "added first token p50", "memory")),
+    (r"engines, ", ("speed", "first token p50", "inter-token p50", "p50", "p95", "p99")),
+    (r"engines$", ("memory",)),
 )
+"""Cases of ``serve`` and the columns they are shown with."""
 
 
 def table(path: Path) -> str:
@@ -69,11 +71,32 @@ def lines(chosen: Chosen) -> str:
     return "\n".join([*out, "", *(f"`{command}` · {where}  " for command, where in commands.items())]) + "\n"
 
 
-def _value(row: dict) -> str:
+def serving() -> str:
+    """The lines of ``serve``: a row a case and arm, a column a metric."""
+    rows = [json.loads(line) for path in RESULTS.glob("serve_*.jsonl") for line in path.read_text("utf-8").splitlines()]
+    out: list[str] = []
+    for cases, metrics in SERVE:
+        cells: dict[tuple[str, str], dict[str, str]] = {}
+        for row in rows:
+            if re.search(cases, row["case"]):
+                fast = row["metric"] in ("throughput", "speed")
+                ratio = f", {row['ratio']:.3g} × {row['ratio_to']}" if fast and row.get("ratio") else ""
+                cells.setdefault((row["case"], row["arm"]), {})[row["metric"]] = _value(row, count=False) + ratio
+        out += ["| case | arm | " + " | ".join(metrics) + " |", "|---" * (len(metrics) + 2) + "|"]
+        for (case, arm), found in cells.items():
+            skipped = [metric for metric in found if metric.startswith("skipped")]
+            shown = skipped or [found.get(metric, "–") for metric in metrics]
+            out.append(f"| {case} | {arm} | " + " | ".join(shown) + " |")
+        out.append("")
+    where = {f"`{row['command']}` · {row['hardware']} · {row['date']} · {row['commit']}  " for row in rows}
+    return "\n".join([*out, *sorted(where)]) + "\n"
+
+
+def _value(row: dict, *, count: bool = True) -> str:
     low, median, high = (
         f"{row[key]:,.0f}" if row[key] >= 1000 else f"{row[key]:.3g}" for key in ("low", "median", "high")
     )
-    spread = f" ({low}–{high}), n = {row['n']}" if row["low"] != row["high"] else ""
+    spread = f" ({low}–{high})" + (f", n = {row['n']}" if count else "") if row["low"] != row["high"] else ""
     unit = "" if row["unit"] == "share" else f" {row['unit']}"
     return f"{median}{unit}{spread}"
 
@@ -86,7 +109,7 @@ def fill(page: str, mark: str, text: str) -> str:
 
 def main() -> None:
     speed = "\n".join(table(path) for path in sorted(RESULTS.glob("train_cpu_*.jsonl")))
-    training, data, served = speed + "\n" + lines(TRAINING), lines(DATA), lines(SERVE)
+    training, data, served = speed + "\n" + lines(TRAINING), lines(DATA), serving()
     for name in ("README.md", "README.zh-CN.md"):
         path = ROOT / name
         page = path.read_text(encoding="utf-8")
