@@ -125,6 +125,7 @@ def test_an_audit_log_that_cannot_be_written_stops_the_service_until_it_can(
     path = tmp_path / "audit" / "audit.jsonl"
     with client(tiny, tmp_path, audit={"path": str(path)}) as site:
         assert site.chat().status_code == 200
+        wait_for(lambda: "request_id" in path.read_text())  # its line is there
         with full_disk(site.here):
             last = site.chat()  # was accepted before anybody could know
             refused = [site.chat() for _ in range(3)]
