@@ -10,13 +10,12 @@ is the sum of its optimizer steps, whatever stood between them.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.harness import ROOT, line, write
+from benchmarks.harness import ROOT, line, step_seconds, write
 
 PROJECT = ROOT / "examples" / "banking77" / "tuneloop.yaml"
 CASE = "full train split, all test rows"
@@ -55,12 +54,8 @@ def main() -> None:
         for metric in ("accuracy", "accuracy_lenient", "macro_f1"):
             i = found[metric]
             add(label, f"{metric}, 95 % interval", "share", (i.low, i.value, i.high), i.n)
-    steps = [json.loads(row) for row in (result.run.root / "train" / "metrics.jsonl").read_text().splitlines()]
-    steps = [row for row in steps if "loss" in row]
-    seconds = sum(
-        (after["tokens"] - before["tokens"]) / after["tokens_per_s"]
-        for before, after in zip([{"tokens": 0}, *steps], steps, strict=False)
-    )
+    steps = [row for row in result.run.dir("train").metrics() if "loss" in row]
+    seconds = sum(step_seconds(steps))
     peak = max(row["memory_bytes"] for row in steps) / 1e9
     add("tuned", f"training, {len(steps)} steps", "min", (seconds / 60,) * 3, 1)
     add("tuned", "peak memory of training", "GB", (peak,) * 3, 1)

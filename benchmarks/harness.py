@@ -103,6 +103,12 @@ def peak_bytes() -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
 
 
+def step_seconds(lines: Sequence[Mapping[str, Any]]) -> list[float]:
+    """Wall time of each optimizer step, from the metrics of a run that began at its first line."""
+    before = [{"tokens": 0}, *lines]
+    return [(b["tokens"] - a["tokens"]) / b["tokens_per_s"] for a, b in zip(before, lines, strict=False)]
+
+
 def hardware() -> str:
     """A short name for file names, e.g. ``amd-epyc-2cores``."""
     name = platform.processor() or platform.machine()

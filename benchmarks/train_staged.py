@@ -104,8 +104,7 @@ def once(model: Path, folder: Path, last_layers: int, method: Any, *, cached: bo
         fit(network, marked, examples, [], plan, config, RunDir(Path(out)))
         lines = list(RunDir(Path(out)).metrics())
         disk = sum(f.stat().st_size for f in (Path(out) / border.FOLDER).glob("*.bin"))
-    before = [{"tokens": 0}, *lines]
-    seconds = [(b["tokens"] - a["tokens"]) / b["tokens_per_s"] for a, b in zip(before, lines, strict=False)]
+    seconds = harness.step_seconds(lines)
     tokens = lines[-1]["tokens"] - lines[steps - 1]["tokens"]
     but_last = lines[-2]["tokens"] - lines[steps - 1]["tokens"]  # the last step's end is not marked
     return {

@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from tests.waiting import waiter
 from tuneloop.engines import EngineConfig, FakeConfig
 from tuneloop.models import Bundle, open_bundle
 from tuneloop.serve import ServeConfig, keys
@@ -31,6 +31,7 @@ from tuneloop.serve.batches import worker as worker_module  # noqa: E402
 from tuneloop.serve.batches.results import Outcome, Results  # noqa: E402
 from tuneloop.serve.check import running  # noqa: E402
 
+wait_for = waiter(30.0)
 LINES = 60
 SCRIPT = """
     from pathlib import Path
@@ -64,13 +65,6 @@ def serving(bundle: Bundle, key: str) -> Iterator[tuple[subprocess.Popen[str], A
             yield server, client
         finally:
             server.kill()
-
-
-def wait_for(condition: Callable[[], bool], patience_s: float = 30.0) -> None:
-    deadline = time.monotonic() + patience_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true"
-        time.sleep(0.01)
 
 
 def begin(client: Any, lines: int = LINES) -> str:

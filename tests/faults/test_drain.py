@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from tests.waiting import waiter
 from tuneloop.engines import EngineConfig, FakeConfig
 from tuneloop.models import Bundle, open_bundle
 from tuneloop.serve import ServeConfig
@@ -27,6 +28,7 @@ httpx = pytest.importorskip("httpx", reason="pip install 'tuneloop[serve]'")
 
 from tuneloop.serve.check import running  # noqa: E402
 
+wait_for = waiter(20.0)
 ASK = [{"role": "user", "content": "I lost my card"}]
 TOKENS = 60
 
@@ -115,13 +117,6 @@ def service(bundle: Bundle, home: Path, *, drain_timeout_s: float, delay_s: floa
         process.wait()
         if process.stderr:
             process.stderr.close()
-
-
-def wait_for(condition: Callable[[], bool], patience_s: float = 20.0) -> None:
-    deadline = time.monotonic() + patience_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true"
-        time.sleep(0.01)
 
 
 def refuses(url: str) -> bool:

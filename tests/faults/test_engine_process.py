@@ -13,11 +13,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.third_party import install_engine
+from tests.waiting import waiter
 from tuneloop.engines import EngineConfig, EngineProcess, FakeConfig, ProcessEngine, State
 from tuneloop.errors import ConfigError, ModelError, ServeError
 from tuneloop.models import Bundle
 from tuneloop.types import Request, Sampling, TokenEvent
 
+wait_for = waiter(20.0, every_s=0.02)
 PROMPT = tuple(range(10, 40))
 LONG = Sampling(max_tokens=30)
 
@@ -55,13 +58,6 @@ class Listener:
             event = self.queue.get(timeout=10)
             assert event.finish is None
             seen.add(event.request_id)
-
-
-def wait_for(condition: object, patience_s: float = 20.0) -> None:
-    deadline = time.monotonic() + patience_s
-    while not condition():  # type: ignore[operator]
-        assert time.monotonic() < deadline, "it did not come true"
-        time.sleep(0.02)
 
 
 def test_killed_under_load_ends_what_had_begun_with_an_error_and_comes_back() -> None:
@@ -262,12 +258,7 @@ class Hoarder(FakeEngine):
 def hoarder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> EngineConfig:
     """A third party's engine that can be made to take memory; its child process may hold 150 MiB."""
     pytest.importorskip("psutil", reason="pip install 'tuneloop[serve]'")
-    (tmp_path / "hoarder.py").write_text(HOARDER)
-    info = tmp_path / "hoarder-1.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: hoarder\nVersion: 1\n")
-    (info / "entry_points.txt").write_text("[tuneloop.engines]\nhoarder = hoarder:Hoarder\n")
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])]))
+    install_engine(tmp_path, monkeypatch, "hoarder", HOARDER)
     return config(token_delay_s=0.02, context_tokens=20_000).model_copy(
         update={"name": "hoarder", "max_memory_bytes": 150 << 20}
     )

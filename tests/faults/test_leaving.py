@@ -4,7 +4,6 @@ beside the client that leaves, one stays and one waits."""
 from __future__ import annotations
 
 import json
-import os
 import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +24,7 @@ grpc = pytest.importorskip("grpc", reason="pip install 'tuneloop[grpc]'")
 pytest.importorskip("grpc_status", reason="pip install 'tuneloop[grpc]'")
 
 from tests.faults.load import CHAT, COMPLETIONS, GENERATE, Site, wait_for  # noqa: E402
+from tests.third_party import install_engine  # noqa: E402
 from tuneloop.serve.check import running  # noqa: E402
 from tuneloop.serve.rpc import tuneloop_pb2 as pb  # noqa: E402
 from tuneloop.serve.rpc.tuneloop_pb2_grpc import TuneloopStub  # noqa: E402
@@ -159,12 +159,7 @@ class Unhurried(TransformersEngine):
 
 @pytest.fixture
 def unhurried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> EngineConfig:
-    (tmp_path / "unhurried.py").write_text(UNHURRIED)
-    info = tmp_path / "unhurried-1.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: unhurried\nVersion: 1\n")
-    (info / "entry_points.txt").write_text("[tuneloop.engines]\nunhurried = unhurried:Unhurried\n")
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])]))
+    install_engine(tmp_path, monkeypatch, "unhurried", UNHURRIED)
     return EngineConfig(name="unhurried", max_running=2, threads=1)
 
 

@@ -7,13 +7,12 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.llama_server import free_port
+from tests.waiting import waiter
 from tuneloop.engines import EngineConfig, ProcessEngine, UpstreamConfig, create, generate
 from tuneloop.errors import ConfigError, ServeError
 from tuneloop.types import Request, Sampling
@@ -21,6 +20,7 @@ from tuneloop.types import Request, Sampling
 pytest.importorskip("aiohttp", reason="pip install 'tuneloop[serve]'")
 
 ROOT = Path(__file__).parent.parent.parent
+wait_for = waiter(30.0, every_s=0.02)
 PROMPT = tuple(range(10, 40))
 
 SERVER = f"""
@@ -63,13 +63,6 @@ def gone(pid: int) -> bool:
         return " Z " in Path(f"/proc/{pid}/stat").read_text()
     except FileNotFoundError:
         return True
-
-
-def wait_for(condition: Callable[[], bool], patience_s: float = 30.0) -> None:
-    deadline = time.monotonic() + patience_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true"
-        time.sleep(0.02)
 
 
 def test_it_is_started_answers_and_is_gone_with_its_workers_after_close(own: Own) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests.waiting import waiter
 from tuneloop.engines import EngineConfig, FakeConfig
 from tuneloop.models import Bundle, open_bundle
 from tuneloop.serve import ServeConfig
@@ -31,6 +32,7 @@ from tuneloop.serve.check import running  # noqa: E402
 from tuneloop.serve.gateway import Gateway  # noqa: E402
 from tuneloop.serve.keys import KeyRing  # noqa: E402
 
+wait_for = waiter(10.0)
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 ENDED = ("completed", "failed", "expired", "cancelled")
 
@@ -111,13 +113,6 @@ def slow(bundle: Bundle) -> Iterator[Site]:
     engine = EngineConfig(name="fake", max_running=2, fake=FakeConfig(token_delay_s=0.02, answer_ids=(70,) * 400))
     with running(ServeConfig(engine=engine, max_queue=2), bundle, batches=True) as known:
         yield Site(*known)
-
-
-def wait_for(condition: Callable[[], bool], patience_s: float = 10.0) -> None:
-    deadline = time.monotonic() + patience_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true"
-        time.sleep(0.01)
 
 
 def known(body: dict[str, Any]) -> dict[str, Any]:

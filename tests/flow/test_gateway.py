@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from tests.waiting import waiter
 from tuneloop import serve
 from tuneloop.chat import Chat
 from tuneloop.engines import EngineConfig, FakeConfig, create, generate
@@ -32,6 +33,7 @@ openai = pytest.importorskip("openai", reason="pip install 'tuneloop[dev]'")
 from tuneloop.serve.check import running  # noqa: E402
 from tuneloop.serve.gateway import Gateway  # noqa: E402
 
+wait_for = waiter(10.0)
 ASK = [{"role": "user", "content": "I lost my card"}]
 SLOW_S = 0.02
 
@@ -76,13 +78,6 @@ def slow(bundle: Bundle) -> Iterator[Site]:
     engine = EngineConfig(name="fake", max_running=2, fake=FakeConfig(token_delay_s=SLOW_S, answer_ids=(70,) * 400))
     with running(ServeConfig(engine=engine, model_name="bank", max_queue=2), bundle) as (gateway, url, key):
         yield Site(gateway, url, key)
-
-
-def wait_for(condition: Callable[[], bool], patience_s: float = 10.0) -> None:
-    deadline = time.monotonic() + patience_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true"
-        time.sleep(0.01)
 
 
 def test_the_openai_client_gets_an_answer_with_usage(fast: Site) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from tests.waiting import waiter
 from tuneloop.engines import EngineConfig, FakeConfig
 from tuneloop.errors import ResourceError
 from tuneloop.models import Bundle, open_bundle
@@ -41,6 +42,7 @@ from tuneloop.serve.rpc.generate import generate  # noqa: E402
 from tuneloop.serve.rpc.service import NAME  # noqa: E402
 from tuneloop.serve.rpc.tuneloop_pb2_grpc import TuneloopStub  # noqa: E402
 
+wait_for = waiter(10.0)
 ASK = [pb.Message(role="user", content="I lost my card")]
 Code = grpc.StatusCode
 
@@ -88,13 +90,6 @@ def slow(bundle: Bundle) -> Iterator[Site]:
     engine = EngineConfig(name="fake", max_running=2, fake=FakeConfig(token_delay_s=0.02, answer_ids=(70,) * 400))
     with running(ServeConfig(engine=engine, max_queue=2, grpc_port=0), bundle) as (gateway, url, key):
         yield Site(gateway, url, key)
-
-
-def wait_for(condition: Callable[[], bool], patience_s: float = 10.0) -> None:
-    deadline = time.monotonic() + patience_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true"
-        time.sleep(0.01)
 
 
 def refused(call: Callable[[], Any]) -> Any:

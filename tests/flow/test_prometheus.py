@@ -8,7 +8,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -17,6 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.waiting import waiter
 from tuneloop.deploy import MonitoringConfig, monitoring
 from tuneloop.engines import EngineConfig, FakeConfig
 from tuneloop.models import open_bundle
@@ -26,6 +26,7 @@ httpx = pytest.importorskip("httpx", reason="pip install 'tuneloop[serve]'")
 
 from tuneloop.serve.check import running  # noqa: E402
 
+wait_for = waiter(30.0, every_s=0.1)
 PROMETHEUS = shutil.which("prometheus")
 pytestmark = pytest.mark.skipif(PROMETHEUS is None, reason="apt-get install prometheus")
 
@@ -158,13 +159,6 @@ def traffic(url: str, key: str) -> None:
 def scrapes(prometheus: Prometheus) -> int:
     found = prometheus.query("count_over_time(tuneloop_ready[1h])")
     return int(found[0]["value"][1]) if found else 0
-
-
-def wait_for(condition: Callable[[], bool], patience_s: float = 30.0) -> None:
-    deadline = time.monotonic() + patience_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true"
-        time.sleep(0.1)
 
 
 def panels() -> list[tuple[str, str]]:

@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from tests.waiting import waiter
 from tuneloop.engines import EngineConfig, FakeConfig
 from tuneloop.errors import ConfigError
 from tuneloop.models import Bundle, open_bundle
@@ -38,6 +39,7 @@ from tuneloop.serve import gateway as gateway_module  # noqa: E402
 from tuneloop.serve.check import running  # noqa: E402
 from tuneloop.serve.gateway import Gateway  # noqa: E402
 
+wait_for = waiter(10.0)
 CHAT = "/v1/chat/completions"
 SECRET = "a very private question"
 ASK = {"messages": [{"role": "user", "content": SECRET}]}
@@ -65,13 +67,6 @@ def site(bundle: Bundle, **config: Any) -> Iterator[Site]:
         made = Site(gateway, url, key)
         with made.http:
             yield made
-
-
-def wait_for(condition: Callable[[], bool], patience_s: float = 10.0) -> None:
-    deadline = time.monotonic() + patience_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true"
-        time.sleep(0.01)
 
 
 def test_a_key_that_asks_too_often_gets_a_429_and_every_answer_says_how_it_stands(bundle: Bundle) -> None:

@@ -6,9 +6,11 @@ as an event with an error, never as an exception and never as silence, so nothin
 
 from __future__ import annotations
 
+import queue
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+from tuneloop.errors import ServeError
 from tuneloop.types import Request, TokenEvent
 
 
@@ -111,6 +113,38 @@ class Engine(Protocol):
     def close(self) -> None:
         """Stop everything and free the model. Requests in flight end without an event. Can be called twice."""
         ...
+
+
+def admit(request: Request, capabilities: Capabilities, *, closed: bool, held: bool) -> TokenEvent | None:
+    """What an engine's ``submit`` begins with: the event that ends a request at once, or None when it may wait its turn.
+
+    Args:
+        request: What came.
+        capabilities: Of the engine.
+        closed: The engine is closed.
+        held: It holds a request of this id already.
+
+    Raises:
+        ServeError: Closed, or held; both are mistakes of whoever drives the engine.
+    """
+    if closed:
+        raise ServeError("the engine is closed")
+    if held:
+        raise ServeError(f"request {request.id} is already in flight")
+    if problem := too_long(len(request.prompt_ids), capabilities.max_context_tokens):
+        return TokenEvent(request.id, finish="error", error=problem)
+    return None
+
+
+def collect(events: queue.SimpleQueue[TokenEvent], timeout_s: float) -> list[TokenEvent]:
+    """What other threads have put into an engine's queue; waits for the first event."""
+    try:
+        found = [events.get(timeout=timeout_s)]
+    except queue.Empty:
+        return []
+    while not events.empty():
+        found.append(events.get_nowait())
+    return found
 
 
 def too_long(prompt_tokens: int, context_tokens: int | None) -> str | None:

@@ -19,11 +19,11 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from tuneloop.engines.base import Capabilities, EngineStats, too_long
+from tuneloop.engines.base import Capabilities, EngineStats, admit
 from tuneloop.engines.config import EngineConfig
 from tuneloop.engines.grammar import REFUSED
 from tuneloop.engines.minimal_json import minimal
-from tuneloop.errors import DataError, ServeError
+from tuneloop.errors import DataError
 from tuneloop.models import load_tokenizer
 from tuneloop.types import FinishReason, Request, TokenEvent
 
@@ -71,12 +71,9 @@ class FakeEngine:
         self._tokenizer: Any = None
 
     def submit(self, request: Request) -> None:
-        if self._closed:
-            raise ServeError("the engine is closed")
-        if request.id in self._running or request.id in self._waiting:
-            raise ServeError(f"request {request.id} is already in flight")
-        if problem := too_long(len(request.prompt_ids), self.capabilities.max_context_tokens):
-            self._events.append(TokenEvent(request.id, finish="error", error=problem))
+        held = request.id in self._running or request.id in self._waiting
+        if (ended := admit(request, self.capabilities, closed=self._closed, held=held)) is not None:
+            self._events.append(ended)
             return
         self._waiting[request.id] = request
 

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tuneloop.engines import grammar
-from tuneloop.engines.base import Capabilities, EngineStats, too_long
+from tuneloop.engines.base import Capabilities, EngineStats, admit, collect
 from tuneloop.engines.config import EngineConfig
 from tuneloop.engines.gguf_header import context_length
 from tuneloop.engines.llamacpp_piece import Guided, Job, Piece, Said
@@ -98,27 +98,16 @@ class LlamaCppEngine:
 
     def submit(self, request: Request) -> None:
         with self._lock:
-            if self._closed:
-                raise ServeError("the engine is closed")
-            if request.id in self._jobs:
-                raise ServeError(f"request {request.id} is already in flight")
-            if problem := too_long(len(request.prompt_ids), self.capabilities.max_context_tokens):
-                self._events.put(TokenEvent(request.id, finish="error", error=problem))
+            held = request.id in self._jobs
+            if (ended := admit(request, self.capabilities, closed=self._closed, held=held)) is not None:
+                self._events.put(ended)
                 return
             job = self._jobs[request.id] = Job(request)
             self._waiting.append(job)
             self._start_waiting()
 
     def poll(self, timeout_s: float) -> list[TokenEvent]:
-        if self._closed:
-            return []
-        try:
-            events = [self._events.get(timeout=timeout_s)]
-        except queue.Empty:
-            return []
-        while not self._events.empty():
-            events.append(self._events.get_nowait())
-        return events
+        return [] if self._closed else collect(self._events, timeout_s)
 
     def cancel(self, request_id: str) -> None:
         with self._lock:

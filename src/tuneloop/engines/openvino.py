@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tuneloop.engines.base import Capabilities, too_long
+from tuneloop.engines.base import Capabilities, admit
 from tuneloop.engines.config import EngineConfig
 from tuneloop.engines.gguf_header import context_length, read_header
 from tuneloop.engines.platform import available_threads, keep_signals
@@ -92,12 +92,9 @@ class OpenVinoEngine:
         self._closed = False
 
     def submit(self, request: Request) -> None:
-        if self._closed:
-            raise ServeError("the engine is closed")
-        if request.id in self._running or any(r.id == request.id for r in self._waiting):
-            raise ServeError(f"request {request.id} is already in flight")
-        if problem := too_long(len(request.prompt_ids), self.capabilities.max_context_tokens):
-            self._events.append(TokenEvent(request.id, finish="error", error=problem))
+        held = request.id in self._running or any(r.id == request.id for r in self._waiting)
+        if (ended := admit(request, self.capabilities, closed=self._closed, held=held)) is not None:
+            self._events.append(ended)
             return
         self._waiting.append(request)
 

@@ -16,7 +16,7 @@ from concurrent.futures import Future
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from tuneloop.engines.base import too_long
+from tuneloop.engines.base import admit, collect
 from tuneloop.engines.config import EngineConfig, UpstreamConfig
 from tuneloop.engines.upstream_dialects import PROBE_IDS, Dialect, Job, LlamaServer, Text, Vllm, together
 from tuneloop.engines.upstream_http import EventStream, check, client, drain, exact_tokenizer
@@ -73,12 +73,9 @@ class UpstreamEngine:
 
     def submit(self, request: Request) -> None:
         with self._lock:
-            if self._closed:
-                raise ServeError("the engine is closed")
-            if request.id in self._jobs:
-                raise ServeError(f"request {request.id} is already in flight")
-            if problem := too_long(len(request.prompt_ids), self.capabilities.max_context_tokens):
-                self._events.put(TokenEvent(request.id, finish="error", error=problem))
+            held = request.id in self._jobs
+            if (ended := admit(request, self.capabilities, closed=self._closed, held=held)) is not None:
+                self._events.put(ended)
                 return
             limit = self.capabilities.max_context_tokens or UNLIMITED_TOKENS
             job = Job(request, min(request.sampling.max_tokens, limit - len(request.prompt_ids)))
@@ -94,12 +91,7 @@ class UpstreamEngine:
             return []
         if self._own is not None:
             self._own.check()
-        try:
-            events = [self._events.get(timeout=timeout_s)]
-        except queue.Empty:
-            return []
-        while not self._events.empty():
-            events.append(self._events.get_nowait())
+        events = collect(self._events, timeout_s)
         if self._own is not None and any(e.finish == "error" for e in events):
             self._own.check(patience_s=1.0)  # its connections break a moment before it can be seen to be dead
         return events

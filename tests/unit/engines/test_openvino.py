@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.invariants.test_fast_engine_is_naive_generate import naive
 from tests.tiny_gguf import LAYERS, tiny_gguf
 from tuneloop.engines import Engine, EngineConfig, create, generate
 from tuneloop.errors import ModelError
@@ -41,15 +42,6 @@ def engine(bundle: Bundle) -> Iterator[Engine]:
 @pytest.fixture(scope="module")
 def model(bundle: Bundle) -> torch.nn.Module:
     return load_model(bundle, device="cpu")
-
-
-def naive(model: torch.nn.Module, prompt: tuple[int, ...], new: int) -> list[int]:
-    """Greedy decoding by running the whole sequence again for every token."""
-    ids = list(prompt)
-    with torch.no_grad():
-        for _ in range(new):
-            ids.append(int(model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].argmax()))
-    return ids[len(prompt) :]
 
 
 def prompts(lengths: list[int]) -> list[tuple[int, ...]]:

@@ -10,6 +10,7 @@ from tuneloop.errors import ConfigError
 from tuneloop.models import backbone
 from tuneloop.progress import log
 from tuneloop.train.config import TrainConfig
+from tuneloop.train.methods.targets import last_layers
 from tuneloop.train.methods.whole import is_router
 from tuneloop.train.sections import FreezeConfig
 
@@ -38,15 +39,8 @@ def is_tied(model: nn.Module) -> bool:
 
 
 def _last_layers(model: nn.Module, settings: FreezeConfig) -> list[nn.Parameter]:
-    decoder: Any = backbone(model)
-    count = len(decoder.layers)
-    if settings.last_layers > count:
-        raise ConfigError(
-            f"the last {settings.last_layers} layers of a model that has {count}",
-            where="train.freeze.last_layers",
-            hint=f"at most {count}; for all weights: method: full",
-        )
-    return [p for layer in decoder.layers[count - settings.last_layers :] for p in layer.parameters()]
+    layers = last_layers(model, settings.last_layers, "train.freeze.last_layers", "for all weights: method: full")
+    return [p for layer in layers for p in layer.parameters()]
 
 
 def _named(model: nn.Module, settings: FreezeConfig) -> list[nn.Parameter]:

@@ -139,13 +139,25 @@ def _nothing(target: str, layers: dict[str, str]) -> ConfigError:
     return ConfigError(why, where="train.lora.targets", hint=f"{hint}this model has: {', '.join(there)}")
 
 
+def last_layers(model: nn.Module, count: int, where: str, otherwise: str) -> list[nn.Module]:
+    """The last layers of the decoder.
+
+    Raises:
+        ConfigError: There are not so many; ``where`` names the setting, ``otherwise`` ends the hint.
+    """
+    decoder: Any = backbone(model)
+    there = len(decoder.layers)
+    if count > there:
+        raise ConfigError(
+            f"the last {count} layers of a model that has {there}", where=where, hint=f"at most {there}; {otherwise}"
+        )
+    return list(decoder.layers[there - count :])
+
+
 def _of_last(model: nn.Module, count: int) -> dict[str, str]:
     """``_layers`` of the last layers of the decoder."""
-    every: Any = backbone(model).layers
-    if count > len(every):
-        raise ConfigError(f"the last {count} layers of a model that has {len(every)}", where="train.lora.last_layers")
-    (stack,) = (name for name, module in model.named_modules() if module is every)
-    below = tuple(f"{stack}.{i}." for i in range(len(every) - count, len(every)))
+    chosen = last_layers(model, count, "train.lora.last_layers", "for all layers leave it out")
+    below = tuple(f"{name}." for name, module in model.named_modules() if any(module is layer for layer in chosen))
     return {name: kind for name, kind in _layers(model).items() if name.startswith(below)}
 
 
