@@ -33,9 +33,11 @@ from tuneloop.errors import DataError, ResourceError
 R = TypeVar("R")
 
 MANIFEST, METRICS, CONFIG, LOCK = "manifest.json", "metrics.jsonl", "config.yaml", ".lock"
+CHECKPOINTS = "checkpoints"
+"""What a stage needs to continue; removed when its manifest says that it is complete, and never before."""
 _DISK_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO}
 _NOT_OUTPUTS = {MANIFEST, CONFIG}
-_NOT_OUTPUT_FOLDERS = {"checkpoints", "tmp", "tensorboard", "wandb", "mlflow"}
+_NOT_OUTPUT_FOLDERS = {CHECKPOINTS, "tmp", "tensorboard", "wandb", "mlflow"}
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:
@@ -304,6 +306,7 @@ class Run:
         out = self.dir(name)
         self._swap_in(name, key)
         if out.complete and out.is_intact():
+            shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)  # of an attempt that was killed while it did this
             return load(out), True
         if out.complete:  # finished once, damaged since: never trust the rest of it
             self._archive(name, f"{key[:12]}-damaged-{int(time.time())}")
@@ -330,6 +333,7 @@ class Run:
             "outputs": out.output_hashes(),
         }
         out.write_json(MANIFEST, manifest)
+        shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
         return artifact, False
 
     def find(self, name: str, config: Config, inputs: Mapping[str, str]) -> RunDir | None:

@@ -145,6 +145,33 @@ def test_interrupted_stage_comes_back_from_history(stage: Stage) -> None:
     assert (stage.run.dir("train") / "checkpoint").read_text() == "step 5"
 
 
+def test_checkpoints_stay_until_everything_of_the_stage_is_on_the_disk(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kill between the result and the manifest must not cost the training; one in the removal must leave nothing."""
+    work, kept = stage.work, stage.run.dir("train") / "checkpoints/step-1/weights"
+
+    def trained(out: RunDir) -> str:
+        out.write_text("checkpoints/step-1/weights", "9")
+        return work(out)
+
+    def killed(*_: object) -> dict[str, object]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(stage, "work", trained)
+    with monkeypatch.context() as patch:
+        patch.setattr(RunDir, "output_hashes", killed)
+        with pytest.raises(KeyboardInterrupt):
+            stage()
+    assert kept.exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(rundir.shutil, "rmtree", lambda *_, **__: None)
+        assert stage() == ("whole 2", False)
+    assert kept.exists()
+    assert stage() == ("whole 2", True)
+    assert not kept.parent.parent.exists()
+
+
 def test_folder_without_a_manifest_is_kept_aside(stage: Stage) -> None:
     out = stage.run.dir("train")
     write_atomic(out / "mine.txt", "my notes")

@@ -25,9 +25,9 @@ class MemoryLimit:
         self._psutil = need("psutil", "serve") if limit_bytes is not None else None
         self._next = 0.0
 
-    def problem(self) -> str | None:
-        """What is wrong; looks at most once in ``CHECK_S``."""
-        if self._psutil is None or self._limit is None or time.monotonic() < self._next:
+    def problem(self, *, now: bool = False) -> str | None:
+        """What is wrong; looks at most once in ``CHECK_S``, or ``now``."""
+        if self._psutil is None or self._limit is None or (time.monotonic() < self._next and not now):
             return None
         self._next = time.monotonic() + CHECK_S
         if (held := self._held()) <= self._limit:

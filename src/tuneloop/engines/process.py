@@ -252,9 +252,10 @@ class EngineProcess:
         born = time.monotonic()
         memory = MemoryLimit(self.config.max_memory_bytes, child.pid)
         while not self._closing.is_set():
-            if problem := memory.problem():
+            message = child.receive(TICK_S)
+            if problem := memory.problem(now=isinstance(message, Ready)):  # a model that is too big never becomes ready
                 return problem
-            if (message := child.receive(TICK_S)) is not None:
+            if message is not None:
                 if problem := self._take(message):
                     return problem
                 continue

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 import signal
 import threading
 import time
@@ -20,7 +19,7 @@ from torch import nn
 
 from tuneloop.errors import Interrupted, ModelError
 from tuneloop.progress import Progress, log
-from tuneloop.rundir import METRICS, RunDir, write_atomic
+from tuneloop.rundir import CHECKPOINTS, METRICS, RunDir, write_atomic
 from tuneloop.train import checkpoint
 from tuneloop.train.companions import Average, Companion, HoldsOptimizer, Patience, tensors_of
 from tuneloop.train.config import TrainConfig
@@ -36,7 +35,7 @@ from tuneloop.train.trackers import trackers
 from tuneloop.train.watch import Watch
 from tuneloop.types import Example
 
-CHECKPOINTS, BEST = "checkpoints", "best"
+BEST = "best"
 
 
 @dataclass(frozen=True, slots=True)
@@ -346,11 +345,6 @@ def _cut_metrics(out: RunDir, step: int) -> dict[str, Any]:
     kept = [line for line in out.metrics() if line["step"] <= step]
     write_atomic(out / METRICS, "".join(json.dumps(line) + "\n" for line in kept))
     return {k: v for line in kept for k, v in line.items()}
-
-
-def forget(out: RunDir) -> None:
-    """Remove the checkpoints of a run whose result is written."""
-    shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ trains the very same adapters at another rate.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -17,7 +18,7 @@ import torch
 from torch import nn
 
 from tuneloop.progress import log
-from tuneloop.rundir import RunDir
+from tuneloop.rundir import CHECKPOINTS, RunDir
 from tuneloop.train import checkpoint, loop
 from tuneloop.train.companions import tensors_of
 from tuneloop.train.config import ADAPTERS, TrainConfig
@@ -98,6 +99,7 @@ def train_phases(
             continue
         if not alone:
             log(f"  {start.name}: {phase.method}, {len(plan.steps)} steps at {phase.peak_learning_rate:g}")
+            world.from_main(partial(_forget_later, out, number, len(phases)))
         placed = place(model, phase, world)
         objective = border.from_border(
             placed.model, objective_of(placed.model, phase), examples, validation, plan, phase, final.parent
@@ -118,7 +120,17 @@ def train_phases(
 
 def _start(config: TrainConfig, number: int, before: loop.Fitted) -> loop.Start:
     name = config.stages[number].name or f"stage {number + 1}"
-    return loop.Start(before.steps, before.tokens, f"{loop.CHECKPOINTS}/stage-{number + 1}", name)
+    return loop.Start(before.steps, before.tokens, _folder(number), name)
+
+
+def _forget_later(out: RunDir, number: int, count: int) -> None:
+    """A stage that has to be done again makes what came after it, and its metrics, a thing of the past."""
+    for later in range(number + 1, count):
+        shutil.rmtree(Path(out.path) / _folder(later), ignore_errors=True)
+
+
+def _folder(number: int) -> str:
+    return f"{CHECKPOINTS}/stage-{number + 1}"
 
 
 def _same_adapter(a: TrainConfig, b: TrainConfig) -> bool:

@@ -77,7 +77,8 @@ def run(
         config: Method, batch, schedule.
         model_folder: The model to start from.
         records_folder: The folder of the data stage.
-        out: Where checkpoints, metrics and the bundle go; checkpoints that are there are continued.
+        out: Where checkpoints, metrics and the bundle go; checkpoints that are there are continued, and stay
+            (``rundir.Run.stage`` removes them when everything of the stage is on the disk).
         seed: Of the adapters' start and the batch plan.
         dtype: Of the weights; see ``tuneloop.models.load_model``.
         chat_template: For a tokenizer that has none; see ``tuneloop.chat.Chat``.
@@ -89,7 +90,7 @@ def run(
         DataError: No usable training row.
         Interrupted: Stopped by a signal, with a checkpoint.
     """
-    from tuneloop.train import loop, preflight, watch
+    from tuneloop.train import preflight, watch
 
     job = _Job(config, model_folder, records_folder, out, seed, dtype, chat_template, teacher)
     hand_out(world, {"job": job})
@@ -111,7 +112,6 @@ def run(
         warnings=[dict(line) for line in watch.warnings_of(out)],
     )
     out.write_json(RESULT, {k: getattr(result, k) for k in result.__slots__ if k != "bundle"} | {"seed": seed})
-    loop.forget(out)
     return result
 
 

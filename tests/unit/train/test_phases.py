@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,18 @@ def test_a_finished_stage_is_not_trained_again(tmp_path: Path, capsys: pytest.Ca
     second = train(tmp_path / "out", *stages)
     assert "first: already done" in capsys.readouterr().err
     assert list(RunDir(tmp_path / "out").metrics()) == before
+    for a, b in zip(first.model.parameters(), second.model.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_stage_that_is_lost_takes_those_after_it_along_and_no_metric_is_missing(tmp_path: Path) -> None:
+    """As a kill in the middle of the removal of checkpoints would leave it: the last stage there, an earlier one gone."""
+    stages = (StageConfig(method="lora"), StageConfig(method="full"), StageConfig(method="full", learning_rate=1e-3))
+    first = train(tmp_path / "out", *stages)
+    before = [(line["step"], line["loss"]) for line in RunDir(tmp_path / "out").metrics()]
+    shutil.rmtree(tmp_path / "out/checkpoints/stage-2")
+    second = train(tmp_path / "out", *stages)
+    assert [(line["step"], line["loss"]) for line in RunDir(tmp_path / "out").metrics()] == before
     for a, b in zip(first.model.parameters(), second.model.parameters(), strict=True):
         assert torch.equal(a, b)
 
