@@ -65,7 +65,8 @@ PROMPTS = (
     "A bank is a place where",
 )
 """Continuations that do not end before 64 tokens."""
-NEW_TOKENS, FEWEST = 64, 4
+NEW_TOKENS, FEWEST, TIMES = 64, 8, 2
+"""Of each level so many times its number of requests are asked, and at least the fewest."""
 BASE = "LiteLLM proxy"
 
 
@@ -193,15 +194,19 @@ def engine_once(place: Place, name: str, start: Callable[..., Any], levels: Sequ
     """Start it, measure every level, end it. A raw arm measures itself."""
     started = start(place, max(levels))
     if not hasattr(started, "port"):
-        return once(started(PROMPTS, NEW_TOKENS, FEWEST, levels))
+        return once(started(PROMPTS, NEW_TOKENS, {n: asked(n) for n in levels}))
     with started as server:
         at = (server.port, place.key, server.model)
         warm = load.understand(ask_engine(*at, 1, 1, stream=True)[0])
         counted = ask_engine(*at, 1, len(PROMPTS), stream=False) if warm.tokens is None else []
         known = [load.understand(shot).tokens or 0 for shot in counted]  # one connection: in the order of the prompts
-        levelled = {n: ask_engine(*at, n, max(n, FEWEST), stream=True) for n in levels}
+        levelled = {n: ask_engine(*at, n, asked(n), stream=True) for n in levels}
         out: dict[str, Any] = {str(n): measure_engine(shots, known) for n, shots in levelled.items()}
         return out | {"memory": tree_bytes(server.pid) / 1e6}
+
+
+def asked(level: int) -> int:
+    return max(TIMES * level, FEWEST)
 
 
 def engine_lines(

@@ -216,9 +216,9 @@ def raw(name: str) -> Callable[[Place, int], Callable[..., Arm]]:
     """The package itself in a process of its own (serve_raw.py)."""
 
     def start(place: Place, most: int) -> Callable[..., Arm]:
-        def arm(prompts: Sequence[str], new_tokens: int, fewest: int, levels: Sequence[int]) -> Arm:
-            settings = {"file": str(place.gguf), "prompts": prompts, "new_tokens": new_tokens, "levels": levels,
-                        "most": most, "fewest": fewest, "context": CONTEXT}  # fmt: skip
+        def arm(prompts: Sequence[str], new_tokens: int, counts: Mapping[int, int]) -> Arm:
+            settings = {"file": str(place.gguf), "prompts": prompts, "new_tokens": new_tokens, "counts": dict(counts),
+                        "most": most, "context": CONTEXT}  # fmt: skip
             return Arm(name, [sys.executable, RAW, name, json.dumps(settings)], {})
 
         return arm

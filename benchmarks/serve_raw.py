@@ -111,8 +111,7 @@ def main() -> None:
     prompts, new = settings["prompts"], settings["new_tokens"]
     ask(prompts[:1], 1)  # warm
     out: dict[str, Any] = {}
-    for level in settings["levels"]:
-        count = max(level, settings["fewest"])
+    for level, count in ((int(name), count) for name, count in settings["counts"].items()):
         began = time.perf_counter()
         answers = ask([prompts[i % len(prompts)] for i in range(count)], level)
         wall = time.perf_counter() - began

@@ -117,7 +117,8 @@ class VllmLike:
             body.get("presence_penalty") or 0.0,
             body.get("frequency_penalty") or 0.0,
             tuple((int(token), bias) for token, bias in (body.get("logit_bias") or {}).items()),
-            body.get("logprobs") or 0,
+            logprobs=body.get("logprobs") is not None,
+            top_logprobs=body.get("logprobs") or 0,
         )
         queue = self._queues[name] = SimpleQueue()
         with self._lock:
@@ -177,7 +178,8 @@ def chunk_of(event: TokenEvent, body: dict[str, Any]) -> dict[str, Any]:
         {f"token_id:{t}": v for t, v in others} | {name: value}
         for name, value, others in zip(named, values, beside, strict=False)
     ]
-    logprobs = {"tokens": named, "token_logprobs": values, "top_logprobs": top}
+    wanted = body.get("logprobs") is not None
+    logprobs = {"tokens": named, "token_logprobs": values, "top_logprobs": top} if wanted else None
     return {"index": 0, "text": "", "token_ids": tokens, "finish_reason": finish, "logprobs": logprobs}
 
 

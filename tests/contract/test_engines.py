@@ -248,6 +248,14 @@ def test_an_id_can_be_used_again_but_not_twice_at_once(engine: Engine) -> None:
     until_finished(engine, "twice")
 
 
+def test_without_logprobs_the_answer_is_the_same(engine: Engine) -> None:
+    asked, plain = (Sampling(max_tokens=12, logprobs=wanted) for wanted in (True, False))
+    first, second = generate(engine, [Request("with", PROMPT, asked), Request("without", PROMPT, plain)], concurrency=1)
+    assert second.token_ids == first.token_ids
+    assert second.finish == first.finish
+    assert second.logprobs in ((), first.logprobs)
+
+
 def test_logprobs_belong_to_the_tokens(engine: Engine) -> None:
     response = ask(engine, max_tokens=12)
     if not engine.capabilities.logprobs:

@@ -90,7 +90,7 @@ def site(bundle: Bundle) -> Iterator[Site]:
         max_head_bytes=8192,
         max_url_bytes=1024,
     )
-    engine = EngineConfig(name="fake", max_running=2, fake=FakeConfig(answer_ids=(70,) * 4000))
+    engine = EngineConfig(name="fake", max_running=2, stream_interval_s=0, fake=FakeConfig(answer_ids=(70,) * 4000))
     with running(ServeConfig(engine=engine, model_name="m" * 3000, shield=shield), bundle) as (gateway, url, key):
         yield Site(gateway, url, key)
 

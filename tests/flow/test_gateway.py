@@ -25,6 +25,7 @@ from tuneloop.engines import EngineConfig, FakeConfig, create, generate
 from tuneloop.models import Bundle, load_tokenizer, open_bundle
 from tuneloop.rundir import RunDir
 from tuneloop.serve import ServeConfig
+from tuneloop.serve.observe import ObserveConfig
 from tuneloop.types import Message, Request, Sampling
 
 httpx = pytest.importorskip("httpx", reason="pip install 'tuneloop[serve]'")
@@ -88,6 +89,36 @@ def test_the_openai_client_gets_an_answer_with_usage(fast: Site) -> None:
     assert reply.id.startswith("chatcmpl-")
 
 
+@pytest.mark.parametrize(("interval_s", "fewest", "most"), [(0.0, 30, 40), (0.1, 8, 14)])
+def test_a_stream_brings_its_first_token_at_once_and_then_a_piece_an_interval(
+    bundle: Bundle, interval_s: float, fewest: int, most: int
+) -> None:
+    """40 tokens, one each 20 ms."""
+    fake = FakeConfig(token_delay_s=SLOW_S, answer_ids=(70,) * 40)
+    engine = EngineConfig(name="fake", stream_interval_s=interval_s, fake=fake)
+    with running(ServeConfig(engine=engine), bundle) as (gateway, url, key):
+        client = Site(gateway, url, key).client().chat.completions
+        chunks = list(client.create(model=gateway.model, messages=ASK, stream=True))
+    pieces = [c.choices[0].delta.content for c in chunks if c.choices[0].delta.content]
+    one = load_tokenizer(bundle).decode([70])
+    assert "".join(pieces) == one * 40
+    assert pieces[0] == one
+    assert fewest <= len(pieces) <= most
+
+
+@pytest.mark.parametrize(("every_s", "measured"), [(0.0, 5), (60.0, 1)])
+def test_the_confidence_of_one_answer_in_so_many_seconds_is_measured(
+    bundle: Bundle, every_s: float, measured: int
+) -> None:
+    config = ServeConfig(engine=EngineConfig(name="fake"), observe=ObserveConfig(confidence_every_s=every_s))
+    with running(config, bundle) as (gateway, url, key):
+        site = Site(gateway, url, key)
+        assert all(site.post({"messages": ASK}).status_code == 200 for _ in range(5))
+        found = site.post({"messages": ASK, "logprobs": True}).json()["choices"][0]["logprobs"]["content"]
+        assert all(entry["logprob"] < 0 for entry in found)
+        assert site.metric("tuneloop_answer_confidence_ratio_count") == measured + 1
+
+
 def test_streaming_gives_the_same_text_and_usage_when_asked(fast: Site) -> None:
     client = fast.client().chat.completions
     whole = client.create(model="bank", messages=ASK)
@@ -96,7 +127,7 @@ def test_streaming_gives_the_same_text_and_usage_when_asked(fast: Site) -> None:
     assert text == whole.choices[0].message.content
     assert [c.choices[0].finish_reason for c in chunks if c.choices][-1] == whole.choices[0].finish_reason
     assert chunks[-1].usage == whole.usage
-    assert len(chunks) > 4
+    assert len(chunks) >= 4  # the role, text, the end, usage
     without = list(client.create(model="bank", messages=ASK, stream=True))
     assert all(c.usage is None for c in without)
 

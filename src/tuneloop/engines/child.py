@@ -26,6 +26,7 @@ from tuneloop.engines.messages import (
     Submit,
     ToChild,
 )
+from tuneloop.engines.pacing import Paced
 from tuneloop.engines.platform import die_with_parent
 from tuneloop.engines.registry import create
 from tuneloop.errors import ServeError, TuneloopError
@@ -52,7 +53,7 @@ def main(handle: int) -> int:
         if engine is None:
             return 1
         try:
-            _serve(engine, pipe)
+            _serve(engine, pipe, load.config.pace_s(engine.name))
         except TuneloopError as error:  # it says itself that it cannot go on
             pipe.send(_failed(error))
             return 1
@@ -84,9 +85,9 @@ def _failed(error: TuneloopError) -> Failed:
     return Failed(type(error), error.what, error.where, error.hint)
 
 
-def _serve(engine: Engine, pipe: Connection[FromChild, ToChild]) -> None:
+def _serve(engine: Engine, pipe: Connection[FromChild, ToChild], interval_s: float) -> None:
     held: set[str] = set()
-    reporter = _Reporter(engine, pipe)
+    reporter, paced = _Reporter(engine, pipe), Paced(interval_s)
     readable = select.poll()  # ``Connection.poll`` makes a new selector every time
     readable.register(pipe, select.POLLIN)
     while True:
@@ -96,9 +97,10 @@ def _serve(engine: Engine, pipe: Connection[FromChild, ToChild]) -> None:
                 return
             _obey(engine, pipe, command, held)
         reporter.report()
-        if events := engine.poll(BUSY_POLL_S if held else 0.0):  # idle, it may still find that it cannot go on
-            held.difference_update(e.request_id for e in events if e.finish)
-            pipe.send(Events(events))
+        events = engine.poll(BUSY_POLL_S if held else 0.0)  # idle, it may still find that it cannot go on
+        held.difference_update(e.request_id for e in events if e.finish)
+        if ready := paced.take(events, time.monotonic()):
+            pipe.send(Events(ready))
 
 
 class _Reporter:

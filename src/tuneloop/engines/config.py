@@ -9,6 +9,10 @@ from pydantic import Field, model_validator
 
 from tuneloop.config import Config
 
+DEFAULT_STREAM_INTERVAL_S = 0.05
+ELSEWHERE = frozenset({"upstream"})
+"""Engines that take no work of this machine's."""
+
 
 class FakeConfig(Config):
     """The engine of tests: no model, answers from the prompt itself."""
@@ -87,6 +91,10 @@ class EngineConfig(Config):
     prefix_cache: bool = True
     """Keep computed prompts and reuse them where a later prompt begins the same. In llamacpp this can change a greedy
     answer in its last digits, because a long and a short computation round differently."""
+    stream_interval_s: float | None = Field(None, ge=0, le=10)
+    """The first token of an answer and its end are handed on at once, the tokens between them at most this often: each time
+    costs some work, on a CPU of the engine's own cores. 0 hands on every token by itself. Default: 0.05 where the engine
+    computes here, 0 for upstream."""
     stall_timeout_s: float = Field(60.0, gt=0)
     """An engine process that holds requests and emits no token for this long is killed and started again."""
     start_timeout_s: float = Field(900.0, gt=0)
@@ -100,6 +108,11 @@ class EngineConfig(Config):
     """Only for name: fake."""
 
     DEFAULT_CONTEXT_TOKENS: ClassVar[int] = 4096
+
+    def pace_s(self, engine: str) -> float:
+        """``stream_interval_s``, or what is right for the engine of this name."""
+        default = 0.0 if engine in ELSEWHERE else DEFAULT_STREAM_INTERVAL_S
+        return default if self.stream_interval_s is None else self.stream_interval_s
 
     def context_of(self, trained_tokens: int | None) -> int:
         """The context to use for a model that was trained for ``trained_tokens`` (None: unknown)."""

@@ -138,7 +138,8 @@ class FakeEngine:
             self._made += len(ids)
             if ids or finish:
                 top = tuple(map(answer.alternatives, ids)) if answer.request.sampling.top_logprobs else ()
-                self._events.append(TokenEvent(answer.request.id, ids, tuple(map(_logprob, ids)), finish, top=top))
+                values = tuple(map(_logprob, ids)) if answer.request.sampling.logprobs else ()
+                self._events.append(TokenEvent(answer.request.id, ids, values, finish, top=top))
             if finish:
                 del self._running[answer.request.id]
 

@@ -80,7 +80,7 @@ class Piece:
                 "stream": self.streaming,
                 "id_slot": slot,
                 "cache_prompt": prefix_cache or bool(made),  # what this answer itself has computed is always kept
-                "logprobs": max(1, sampling.top_logprobs),
+                "logprobs": max(1, sampling.top_logprobs) if sampling.logprobs else 0,
                 "logit_bias": [list(pair) for pair in sampling.logit_bias],
                 "return_tokens": True,
                 "verbose": True,  # the only way to token ids in this route

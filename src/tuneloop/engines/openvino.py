@@ -169,7 +169,7 @@ class OpenVinoEngine:
         out = self._genai.GenerationConfig()
         sampling = request.sampling
         out.max_new_tokens = min(sampling.max_tokens, room)
-        out.logprobs = 1  # of the chosen token, under the model's own distribution
+        out.logprobs = int(sampling.logprobs)  # of the chosen token, under the model's own distribution
         if request.stop_ids:
             out.stop_token_ids = set(request.stop_ids)
             out.eos_token_id = request.stop_ids[0]  # otherwise the file's own end token would end the answer too
@@ -191,7 +191,8 @@ class OpenVinoEngine:
         while job.handle.can_read():
             for output in job.handle.read().values():
                 tokens += output.generated_ids
-                logprobs += output.generated_log_probs
+                if job.request.sampling.logprobs:
+                    logprobs += output.generated_log_probs
         states = self._genai.GenerationStatus
         finish: FinishReason | None = None
         error: str | None = None
@@ -199,7 +200,7 @@ class OpenVinoEngine:
             finish = "length"
             if tokens and tokens[-1] in job.request.stop_ids:
                 finish = "stop"
-                del tokens[-1], logprobs[-1]
+                del tokens[-1], logprobs[-1:]
         elif status == states.IGNORED:
             finish, error = "error", "OpenVINO has no memory left for this request"
         if finish:

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from tuneloop.engines.base import admit, collect
 from tuneloop.engines.config import EngineConfig, UpstreamConfig
-from tuneloop.engines.upstream_dialects import PROBE_IDS, Dialect, Job, LlamaServer, Text, Vllm, together
+from tuneloop.engines.pacing import together
+from tuneloop.engines.upstream_dialects import PROBE_IDS, Dialect, Job, LlamaServer, Text, Vllm
 from tuneloop.engines.upstream_http import EventStream, check, client, drain, exact_tokenizer
 from tuneloop.engines.upstream_server import OwnServer
 from tuneloop.errors import ConfigError, ServeError, need

@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from tuneloop.engines.base import Capabilities
@@ -95,7 +95,7 @@ class Vllm:
         return _openai(self._model, job) | {
             "top_k": sampling.top_k,
             "logit_bias": {str(token): bias for token, bias in sampling.logit_bias} or None,
-            "logprobs": sampling.top_logprobs,
+            "logprobs": sampling.top_logprobs if sampling.logprobs else None,
             "return_token_ids": True,
             "return_tokens_as_token_ids": True,
             "ignore_eos": True,  # stop_token_ids decide, not the model file
@@ -133,7 +133,7 @@ class LlamaServer:
             "n_predict": min(job.left, _REPAIR_TOKENS) if job.repair else job.left,
             "stream": not job.repair,
             "return_tokens": True,
-            "n_probs": 1,
+            "n_probs": int(job.request.sampling.logprobs),
             "cache_prompt": True,
         }
 
@@ -199,21 +199,6 @@ def _event(job: Job, tokens: list[int], values: list[float], top: Top, finish: F
     job.made += tokens[:keep]
     kept = tuple(values[:keep]) if known else ()
     return TokenEvent(job.request.id, tuple(tokens[:keep]), kept, finish, top=top[:keep] if known else ())
-
-
-def together(events: Sequence[TokenEvent]) -> Sequence[TokenEvent]:
-    """Events of a request that came in one go, as one; as they are where only some of them have logprobs."""
-    with_tokens = [e for e in events if e.token_ids]
-    if len(events) < 2 or len({(bool(e.logprobs), bool(e.top)) for e in with_tokens}) > 1:
-        return events
-    return [
-        replace(
-            events[-1],
-            token_ids=tuple(t for e in events for t in e.token_ids),
-            logprobs=tuple(v for e in events for v in e.logprobs),
-            top=tuple(t for e in events for t in e.top),
-        )
-    ]
 
 
 def _best(found: Mapping[str, float] | None, count: int) -> tuple[tuple[int, float], ...]:

@@ -262,6 +262,7 @@ def _sampling(gateway: Gateway, asked: Asked, prompt_tokens: int) -> Sampling:
         asked.presence_penalty,
         asked.frequency_penalty,
         asked.logit_bias,
+        asked.logprobs or gateway.confidence.due(),
         asked.top_logprobs,
         asked.grammar,
     )

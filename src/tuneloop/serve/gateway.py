@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,20 @@ KEYS_REFRESH_S = 5.0
 """How soon a created or revoked key is noticed."""
 
 
+class Every:
+    """Says yes at most once in so many seconds; with 0 always."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds, self._next = seconds, 0.0
+
+    def due(self) -> bool:
+        """Whether it is time again; then the time begins anew."""
+        if (now := time.monotonic()) < self._next:
+            return False
+        self._next = now + self._seconds
+        return True
+
+
 class Gateway:
     """Everything that the routes need.
 
@@ -48,6 +63,8 @@ class Gateway:
         self.context = Context(model=self.model, version=bundle.version, arm=config.arm, precision=bundle.precision)
         self.metrics = Metrics(self.context)
         self.logs = Logs(config.observe, self.metrics.log_line_dropped)
+        self.confidence = Every(config.observe.confidence_every_s)
+        """When the probabilities of an answer's tokens are asked for though its client does not need them."""
         self.filters = Filters(config.filters, self._filter_hit)
         self.process = EngineProcess(config.engine, bundle, self._deliver)
         self.hub = Hub(self.process, self.metrics, config.max_queue)
