@@ -21,7 +21,8 @@ closed loop's latency is mostly waiting for one's turn (connections / requests a
 adds is told from the paced runs, as the difference to ``direct`` in the same round.
 
 ``engines``: SmolLM2-135M at 8 bit (Q8_0 GGUF), greedy, 64 new tokens, streamed over /v1/completions, all requests of a
-level at once. The raw arms call the packages in a process of their own, without anything of ours. ``transformers serve``
+level at once, twice. Ours hands on what lies between the first token and the end every 50 ms (``engine.stream_interval_s``), so that its
+"inter-token" is the time between pieces of several tokens. The raw arms call the packages in a process of their own, without anything of ours. ``transformers serve``
 reads the safetensors in bfloat16 (it computes no 8 bit on a CPU) with continuous batching. llama-cpp-python's server
 answers one request at a time. Memory is what a server and its children hold (PSS) after each level. A peer that cannot be had here is a line ``skipped`` with the reason.
 """
@@ -236,6 +237,11 @@ def say(text: str) -> None:
     print(f"  {text}", file=sys.stderr, flush=True)
 
 
+def unmeasured(row: dict[str, Any], options: argparse.Namespace) -> bool:
+    """Another arm's result: it stays, with the commit and the command that it is from."""
+    return bool(options.arms) and row["arm"] not in options.arms
+
+
 CASES = {"gateway": gateway, "engines": engines}
 COMMAND = " ".join(["python benchmarks/serve.py", *sys.argv[1:]])
 
@@ -250,7 +256,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3.0, help="of each measurement of a gateway")
     parser.add_argument("--rate", type=float, default=40.0, help="requests a second of the paced runs")
     options = parser.parse_args()
-    rows = [row for row in read("serve") if row["case"].split(",")[0] not in options.cases]
+    rows = [row for row in read("serve") if row["case"].split(",")[0] not in options.cases or unmeasured(row, options)]
     for case in options.cases:
         rows += CASES[case](options)
     for row in rows:
