@@ -21,7 +21,7 @@ closed loop's latency is mostly waiting for one's turn (connections / requests a
 adds is told from the paced runs, as the difference to ``direct`` in the same round.
 
 ``engines``: SmolLM2-135M at 8 bit (Q8_0 GGUF), greedy, 64 new tokens, streamed over /v1/completions, all requests of a
-level at once, twice. Ours hands on what lies between the first token and the end every 50 ms (``engine.stream_interval_s``), so that its
+level at once, and each asks again three times. Ours hands on what lies between the first token and the end every 50 ms (``engine.stream_interval_s``), so that its
 "inter-token" is the time between pieces of several tokens. The raw arms call the packages in a process of their own, without anything of ours. ``transformers serve``
 reads the safetensors in bfloat16 (it computes no 8 bit on a CPU) with continuous batching. llama-cpp-python's server
 answers one request at a time. Memory is what a server and its children hold (PSS) after each level. A peer that cannot be had here is a line ``skipped`` with the reason.
@@ -66,7 +66,7 @@ PROMPTS = (
     "A bank is a place where",
 )
 """Continuations that do not end before 64 tokens."""
-NEW_TOKENS, FEWEST, TIMES = 64, 8, 2
+NEW_TOKENS, FEWEST, TIMES = 64, 16, 4
 """Of each level so many times its number of requests are asked, and at least the fewest."""
 BASE = "LiteLLM proxy"
 
