@@ -186,7 +186,8 @@ class Hub:
         if event.token_ids:
             self._metrics.generation_tokens.inc(len(event.token_ids))
         if between is not None:
-            self._metrics.inter_token.observe(between)
+            for _ in event.token_ids:  # every token counts once, whether it came alone or in a piece
+                self._metrics.inter_token.observe(between)
         elif tally.first_token is not None and not begun:
             self._metrics.first_token(tally)
         if event.finish:

@@ -169,3 +169,16 @@ def test_events_reach_their_stream(bench: Bench) -> None:
         return await asyncio.wait_for(stream.events.get(), 1)
 
     assert asyncio.run(ask()).token_ids == (7,)
+
+
+def test_tokens_that_come_in_a_piece_count_like_tokens_that_come_alone(bench: Bench) -> None:
+    """First token, one 0.02 s later, then four within 0.04 s: five gaps, 0.06 s in all."""
+    bench.open("a")
+    bench.event(TokenEvent("a", (1,)))
+    bench.now += 0.02
+    bench.event(TokenEvent("a", (2,)))
+    bench.now += 0.04
+    bench.event(TokenEvent("a", (3, 4, 5, 6), finish="length"))
+    assert bench.value("tuneloop_inter_token_latency_seconds_count") == 5
+    assert bench.value("tuneloop_inter_token_latency_seconds_sum") == pytest.approx(0.06)
+    assert bench.value("tuneloop_generation_tokens_total") == 6
