@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tuneloop.data import DataConfig
@@ -109,13 +109,16 @@ def test_the_order_of_the_rows_does_not_matter_to_their_split(rows: list[Row], r
 
 @settings(max_examples=70, deadline=None)
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=60), st.integers(0, 3))
-def test_the_ratios_hold_within_the_largest_group(sizes: list[int], seed: int) -> None:
+@example([1, 2, 2, 2], 0)
+def test_the_ratios_hold_within_the_largest_group_and_a_row(sizes: list[int], seed: int) -> None:
+    """Test and validation miss their whole number of rows by half a group each, train by what both do; a whole number
+    misses the ratio by less than a row."""
     rows: list[Row] = [(1, 0, None, f"c{k}") for k, size in enumerate(sizes) for _ in range(size)]
     rows = [(source, i, label, customer) for i, (source, _, label, customer) in enumerate(rows)]
     decided = divide(frame_of(rows), config(rows, sources=("a", "b"), seed=seed))
     counts, n = Counter(decided.verdicts["split"]), len(rows)
     for split, ratio in (("train", 0.7), ("validation", 0.15), ("test", 0.15)):
-        assert abs(counts[split] - n * ratio) <= max(sizes)
+        assert abs(counts[split] - n * ratio) < max(sizes) + 1
 
 
 @settings(max_examples=60, deadline=None)
