@@ -89,7 +89,7 @@ def test_the_openai_client_gets_an_answer_with_usage(fast: Site) -> None:
     assert reply.id.startswith("chatcmpl-")
 
 
-@pytest.mark.parametrize(("interval_s", "fewest", "most"), [(0.0, 30, 40), (0.1, 8, 14)])
+@pytest.mark.parametrize(("interval_s", "fewest", "most"), [(0.0, 30, 40), (0.2, 2, 16)])
 def test_a_stream_brings_its_first_token_at_once_and_then_a_piece_an_interval(
     bundle: Bundle, interval_s: float, fewest: int, most: int
 ) -> None:
