@@ -21,10 +21,12 @@ closed loop's latency is mostly waiting for one's turn (connections / requests a
 adds is told from the paced runs, as the difference to ``direct`` in the same round.
 
 ``engines``: SmolLM2-135M at 8 bit (Q8_0 GGUF), greedy, 64 new tokens, streamed over /v1/completions, all requests of a
-level at once, and each asks again three times. Ours hands on what lies between the first token and the end every 50 ms (``engine.stream_interval_s``), so that its
-"inter-token" is the time between pieces of several tokens. The raw arms call the packages in a process of their own, without anything of ours. ``transformers serve``
-reads the safetensors in bfloat16 (it computes no 8 bit on a CPU) with continuous batching. llama-cpp-python's server
-answers one request at a time. Memory is what a server and its children hold (PSS) after each level. A peer that cannot be had here is a line ``skipped`` with the reason.
+level at once, and each asks again three times. Ours hands on what lies between the first token and the end every 50 ms
+(``engine.stream_interval_s``), so that its "inter-token" is the time between pieces of several tokens. The raw arms call
+the packages in a process of their own, without anything of ours. ``transformers serve`` reads the safetensors in bfloat16
+(it computes no 8 bit on a CPU) with continuous batching. llama-cpp-python's server answers one request at a time. Memory
+is what a server and its children hold (PSS) after each level. A peer that cannot be had here is a line ``skipped`` with
+the reason.
 """
 
 from __future__ import annotations

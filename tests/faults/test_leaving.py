@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.third_party import install_engine
 from tuneloop.engines import EngineConfig, FakeConfig
 from tuneloop.models import Bundle, open_bundle
 from tuneloop.serve import ServeConfig
@@ -24,7 +25,6 @@ grpc = pytest.importorskip("grpc", reason="pip install 'tuneloop[grpc]'")
 pytest.importorskip("grpc_status", reason="pip install 'tuneloop[grpc]'")
 
 from tests.faults.load import CHAT, COMPLETIONS, GENERATE, Site, wait_for  # noqa: E402
-from tests.third_party import install_engine  # noqa: E402
 from tuneloop.serve.check import running  # noqa: E402
 from tuneloop.serve.rpc import tuneloop_pb2 as pb  # noqa: E402
 from tuneloop.serve.rpc.tuneloop_pb2_grpc import TuneloopStub  # noqa: E402

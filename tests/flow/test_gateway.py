@@ -69,7 +69,8 @@ def bundle(tiny: Callable[..., Path]) -> Bundle:
 
 @pytest.fixture(scope="module")
 def fast(bundle: Bundle) -> Iterator[Site]:
-    with running(ServeConfig(engine=EngineConfig(name="fake"), model_name="bank"), bundle) as (gateway, url, key):
+    engine = EngineConfig(name="fake", stream_interval_s=0)
+    with running(ServeConfig(engine=engine, model_name="bank"), bundle) as (gateway, url, key):
         yield Site(gateway, url, key)
 
 
@@ -127,7 +128,7 @@ def test_streaming_gives_the_same_text_and_usage_when_asked(fast: Site) -> None:
     assert text == whole.choices[0].message.content
     assert [c.choices[0].finish_reason for c in chunks if c.choices][-1] == whole.choices[0].finish_reason
     assert chunks[-1].usage == whole.usage
-    assert len(chunks) >= 4  # the role, text, the end, usage
+    assert len(chunks) > 4
     without = list(client.create(model="bank", messages=ASK, stream=True))
     assert all(c.usage is None for c in without)
 

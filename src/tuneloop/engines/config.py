@@ -10,8 +10,6 @@ from pydantic import Field, model_validator
 from tuneloop.config import Config
 
 DEFAULT_STREAM_INTERVAL_S = 0.05
-ELSEWHERE = frozenset({"upstream"})
-"""Engines that take no work of this machine's."""
 
 
 class FakeConfig(Config):
@@ -111,7 +109,7 @@ class EngineConfig(Config):
 
     def pace_s(self, engine: str) -> float:
         """``stream_interval_s``, or what is right for the engine of this name."""
-        default = 0.0 if engine in ELSEWHERE else DEFAULT_STREAM_INTERVAL_S
+        default = 0.0 if engine == "upstream" else DEFAULT_STREAM_INTERVAL_S  # it computes elsewhere
         return default if self.stream_interval_s is None else self.stream_interval_s
 
     def context_of(self, trained_tokens: int | None) -> int:

@@ -34,8 +34,12 @@ class Paced:
         """
         urgent = False
         for event in events:
-            urgent |= event.finish is not None or event.request_id not in self._begun
-            (self._begun.discard if event.finish else self._begun.add)(event.request_id)
+            if event.finish:
+                urgent = True
+                self._begun.discard(event.request_id)
+            elif event.request_id not in self._begun:
+                urgent = True
+                self._begun.add(event.request_id)
         self._waiting += events
         if not self._waiting or (now < self._due and not urgent):
             return []

@@ -118,7 +118,7 @@ class Zero(Placed):
         super().__init__(model, world)
         if not torch.cuda.is_available():
             os.environ.setdefault("DS_ACCELERATOR", "cpu")
-        self.library: Any = need("deepspeed", "deepspeed")
+        self.deepspeed: Any = need("deepspeed", "deepspeed")
         logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
         # DeepSpeed 0.19 calls collectives by names that torch 2.13 is giving up
         warnings.filterwarnings("ignore", message=".*torch.distributed.*deprecated", category=FutureWarning)
@@ -136,7 +136,7 @@ class Zero(Placed):
         layout = Moments(plain, self.world)
         if self.world.alone:
             _process_group_of_one()
-        self.engine, held, *_ = self.library.initialize(
+        self.engine, held, *_ = self.deepspeed.initialize(
             model=Whole(self.model), optimizer=inner, model_parameters=list(parameters.values()), config=self.settings
         )
         layout.held = held
