@@ -122,6 +122,17 @@ def drip(connection: socket.socket, data: bytes, pause_s: float) -> float:
     return time.monotonic() - begun
 
 
+def flood(connection: socket.socket, piece: bytes) -> int:
+    """Send until the other side has had enough; how many bytes that took."""
+    sent = 0
+    with suppress(ConnectionResetError, BrokenPipeError):
+        while sent < 50_000_000:
+            connection.sendall(piece)
+            sent += len(piece)
+            time.sleep(0.001)  # so that what was sent before has been read
+    return sent
+
+
 def is_closed(connection: socket.socket) -> bool:
     connection.setblocking(False)
     try:
@@ -258,12 +269,61 @@ def test_what_is_no_clear_http_is_a_400_in_openais_shape_and_the_connection_clos
 def test_a_request_with_two_lengths_is_refused_and_what_follows_is_not_a_request(site: Site) -> None:
     """A proxy that believes Content-Length would take the smuggled part for the body; a second answer would betray us."""
     smuggled = b"GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n"
+    length = len(smuggled) + 5
+    for head in (
+        site.head(length, "Transfer-Encoding: chunked"),
+        site.head(None, f"Content-Length: {length}", "Transfer-Encoding: chunked"),
+    ):
+        with site.connect() as connection:
+            connection.sendall(head + b"0\r\n\r\n" + smuggled)
+            answer = read_all(connection)
+        assert (status_of(answer), error_of(answer)["code"]) == (400, "invalid_http")
+        assert answer.count(b"HTTP/1.1 ") == 1
+
+
+@pytest.mark.parametrize("piece", [b"x: " + b"y" * 1000, b"x: y\r\n" * 200], ids=["one that never ends", "many"])
+def test_trailers_are_bounded_as_heads_are(site: Site, piece: bytes) -> None:
     with site.connect() as connection:
-        connection.sendall(site.head(len(smuggled) + 5, "Transfer-Encoding: chunked") + b"0\r\n\r\n" + smuggled)
-        answer = read_all(connection)
-    assert status_of(answer) == 400
-    assert error_of(answer)["code"] == "ambiguous_length"
-    assert answer.count(b"HTTP/1.1 ") == 1
+        connection.sendall(site.head(None, "Transfer-Encoding: chunked") + b"2\r\n{}\r\n0\r\n")
+        assert flood(connection, piece) < 200_000
+    site.alive()
+
+
+def test_the_extensions_of_a_chunk_are_bounded(site: Site) -> None:
+    with site.connect() as connection:
+        connection.sendall(site.head(None, "Transfer-Encoding: chunked") + b"2;a=")
+        assert flood(connection, b"y" * 1000) < 200_000
+    site.alive()
+
+
+def test_empty_lines_before_a_request_are_bounded(site: Site) -> None:
+    with site.connect() as connection:
+        assert flood(connection, b"\r\n" * 500) < 200_000
+
+
+def test_a_request_that_comes_early_does_not_end_the_answer_before_it(site: Site) -> None:
+    """Its deadline begins when the answer is complete, which takes longer than the deadline here."""
+    body = json.dumps(ASK | {"max_tokens": 3900, "stream": True}).encode()
+    with site.connect() as connection:
+        connection.sendall(site.head(len(body)) + body + site.head(2)[:40])
+        begun, got = time.monotonic(), b""
+        while b"data: [DONE]" not in got:
+            more = connection.recv(2**16)
+            assert more, "cut off"
+            got, slow = got[-100:] + more, time.monotonic() - begun < DEADLINE_S * 2
+            time.sleep(0.05 if slow else 0.0)
+        assert not slow
+        assert b"HTTP/1.1 408" in got + read_all(connection)
+
+
+def test_http_1_0_gets_a_stream_whole_because_it_knows_no_chunks(site: Site) -> None:
+    body = json.dumps(ASK | {"max_tokens": 3, "stream": True}).encode()
+    with site.connect() as connection:
+        connection.sendall(site.head(len(body)).replace(b"HTTP/1.1", b"HTTP/1.0", 1) + body)
+        head, _, said = read_all(connection).partition(b"\r\n\r\n")
+    assert b"transfer-encoding" not in head.lower()
+    assert f"content-length: {len(said)}".encode() in head.lower()
+    assert said.endswith(b"data: [DONE]\n\n")
 
 
 def test_a_long_url_and_many_headers_have_their_own_status(site: Site) -> None:

@@ -172,3 +172,24 @@ def test_streamed_generate_is_the_whole_one(site: Site) -> None:
 
 def test_generate_needs_a_key(site: Site) -> None:
     assert httpx.post(f"{site.url}/generate", json={"prompt": "hello"}).status_code == 401
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/generate"])
+@pytest.mark.parametrize(
+    ("kind", "status"),
+    [
+        ("application/json; charset=utf-8", 200),
+        ("application/vnd.api+json", 200),
+        ("text/plain", 415),
+        ("application/x-www-form-urlencoded", 415),
+        ("", 415),
+    ],
+)
+def test_a_body_of_another_kind_is_a_415(site: Site, path: str, kind: str, status: int) -> None:
+    """Pages of the web may send text/plain to any address without asking it first."""
+    body = b'{"messages": [{"role": "user", "content": "a"}]}' if "chat" in path else b'{"prompt": "hello"}'
+    headers = site.headers | {"Content-Type": kind}
+    reply = httpx.post(site.url + path, content=body, headers=headers)
+    assert reply.status_code == status, reply.text
+    if status == 415:
+        assert reply.json()["error"]["code"] == "invalid_content_type"

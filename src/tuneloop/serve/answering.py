@@ -18,8 +18,10 @@ from tuneloop.serve.filters.prompts import results
 from tuneloop.serve.filters.text import Hits
 from tuneloop.serve.gateway import Gateway
 from tuneloop.serve.tally import Tally
-from tuneloop.types import Context, Request, Sampling
+from tuneloop.types import Context, Request, Sampling, TokenEvent
 
+LEFT = TokenEvent("", finish="cancelled")
+"""Put among a call's events when its client has left."""
 LONG_PROMPT_CHARACTERS = 20_000
 """Longer prompts are tokenised on a thread, so that the others' tokens keep flowing."""
 
@@ -123,6 +125,8 @@ class Answering:
             event = await self._stream.events.get()
             if event is TIMED_OUT:
                 raise self.account.timed_out()
+            if event is LEFT:
+                raise ApiError(499, "the client has left", code="client_left")
             index = self._index[event.request_id]
             answer = self.answers[index]
             if answer.finish:
@@ -143,6 +147,10 @@ class Answering:
         async for delta in self:
             found[delta.index] += delta.logprobs
         return found
+
+    def leave(self) -> None:
+        """Nobody waits any more: whoever iterates gets a 499."""
+        self._stream.events.put_nowait(LEFT)
 
     def close(self) -> None:
         """Free the slots; what still runs is cancelled. Can be called twice."""

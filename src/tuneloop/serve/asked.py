@@ -9,6 +9,8 @@ from typing import Any
 from tuneloop.serve.keys import Key
 from tuneloop.types import Grammar, Message
 
+CONVERSATION_HEADER = "x-conversation-id"
+
 
 @dataclass(frozen=True, slots=True)
 class ToolUse:

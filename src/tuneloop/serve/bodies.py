@@ -11,9 +11,8 @@ from pydantic import ValidationError
 from tuneloop.serve.api_error import ApiError
 from tuneloop.serve.asked import Asked
 from tuneloop.serve.gateway import Gateway
-from tuneloop.serve.routes import chat, completions, generate
-from tuneloop.serve.routes.answers import Shape
 from tuneloop.serve.schema import ChatRequest, CompletionRequest, Drawn, GenerateRequest
+from tuneloop.serve.shapes import Shape, chat, completions, generate
 
 
 @dataclass(frozen=True, slots=True)

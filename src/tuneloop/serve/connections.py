@@ -11,14 +11,14 @@ import ssl
 import time
 from typing import TYPE_CHECKING, Any
 
-import h11
 import uvicorn
-from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from tuneloop.serve.api_error import ApiError
 
 if TYPE_CHECKING:
-    from starlette.types import ASGIApp
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+    from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
     from tuneloop.serve.config import ServeConfig
     from tuneloop.serve.metrics import Metrics
@@ -28,7 +28,7 @@ SWEEP_S = 0.25
 """How often connections are looked at; deadlines are kept to this."""
 
 
-class Connection(H11Protocol):
+class Connection(HttpToolsProtocol):
     """One connection. ``shield`` and ``metrics`` are set by ``Settings``."""
 
     shield: ShieldConfig
@@ -39,27 +39,51 @@ class Connection(H11Protocol):
         self._head_since: float | None = time.monotonic()
         self._body_since: float | None = None
         self._unread_since: float | None = None
+        self._undelivered = 0
+        """Bytes since the parser last completed a head or gave a piece of a body: it keeps heads and trailers whole."""
         super().connection_made(transport)
         if len(self.connections) > self.shield.max_connections:
             self.metrics.closed("too_many_connections")
             transport.abort()
 
     def data_received(self, data: bytes) -> None:
-        if self._head_since is None and self.conn.their_state is h11.IDLE:
+        """Parse what has come. The clock of a head runs from its first byte to its end."""
+        if self._head_since is None and self._body_since is None:
             self._head_since = time.monotonic()
+        self._undelivered += len(data)
         super().data_received(data)
+        if self._undelivered > self.shield.max_head_bytes and not self.transport.is_closing():
+            self.send_400_response("")
 
-    def handle_events(self) -> None:
-        """Parse what has come; the clock of the head stops when the head is complete."""
-        super().handle_events()
-        if self.conn.their_state is not h11.SEND_BODY:
-            self._body_since = None
-        elif self._body_since is None:
-            self._body_since = time.monotonic()
-        if self.conn.their_state is not h11.IDLE:
-            self._head_since = None
-        elif self._head_since is None and self.conn.trailing_data[0]:
-            self._head_since = time.monotonic()  # a further request came in one piece with the end of the last one
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        if self._head_since is None:  # it came in one piece with the end of the last one
+            self._head_since = time.monotonic()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._body_since is None:  # else it stands after the body, where nobody asks for it
+            super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """Begin to answer.
+
+        Raises:
+            ValueError: There is no Host (RFC 9112, 3.2). The parser makes it an error of its own.
+        """
+        if self.parser.get_http_version() == "1.1" and not any(name == b"host" for name, _ in self.headers):
+            raise ValueError("no Host")
+        self._undelivered, self._head_since, self._body_since = 0, None, time.monotonic()
+        super().on_headers_complete()
+        if self.parser.should_upgrade():  # to nothing that is spoken here
+            self.cycle.keep_alive = False
+
+    def on_body(self, body: bytes) -> None:
+        self._undelivered = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._undelivered, self._body_since = 0, None
+        super().on_message_complete()
 
     def pause_writing(self) -> None:
         """The client does not read: from now on it has ``write_timeout_s``."""
@@ -72,19 +96,20 @@ class Connection(H11Protocol):
 
     def sweep(self, now: float) -> None:
         """Close the connection when a deadline is over."""
-        shield = self.shield
-        if self._head_since is not None and now - self._head_since > shield.head_timeout_s:
+        shield, answered = self.shield, self.cycle is None or self.cycle.response_complete
+        if self._head_since is not None and not answered:
+            self._head_since = now  # it has come early: its time begins when the answer before it is complete
+        elif self._head_since is not None and now - self._head_since > shield.head_timeout_s:
             self._head_since = None
             self.metrics.closed("slow_head")
             self._refuse(ApiError(408, "the request did not come in time", code="request_timeout"))
         # While the application reads a body it keeps the time itself; this is the rest of one that was refused.
-        answered = self.cycle is not None and self.cycle.response_complete
         if answered and self._body_since is not None and now - self._body_since > shield.body_timeout_s:
             self.metrics.closed("slow_body")
             self.transport.abort()
         if self._unread_since is None:
             # An answer that is complete may still lie in our buffer, or hinder the connection from closing.
-            resting = self.cycle is None or answered or self.transport.is_closing()
+            resting = answered or self.transport.is_closing()
             if resting and self.transport.get_write_buffer_size():
                 self._unread_since = now
         elif not self.transport.get_write_buffer_size():
@@ -101,22 +126,44 @@ class Connection(H11Protocol):
     def _unsupported_upgrade_warning(self) -> None:
         """There are no websockets; a client that asks for one gets an HTTP answer."""
 
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        super()._start_asgi_task(cycle, whole(app) if cycle.scope["http_version"] == "1.0" else app)
+
     def _refuse(self, error: ApiError) -> None:
         """Answer outside of any application, and close."""
-        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+        if self.cycle is None or self.cycle.response_complete or not (self.cycle.response_started or self.pipeline):
             body = bytes(error.response().body)
-            headers = [
-                ("Content-Type", "application/json"),
-                ("Content-Length", str(len(body))),
-                ("Connection", "close"),
-            ]
-            head = h11.Response(
-                status_code=error.status_code, headers=headers, reason=STATUS_PHRASES[error.status_code]
-            )
-            for event in (head, h11.Data(data=body), h11.EndOfMessage()):
-                self.transport.write(self.conn.send(event) or b"")
+            head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
+            self.transport.write(STATUS_LINE[error.status_code] + head + body)
             self.metrics.request("none", error.status_code)
         self.transport.close()
+
+
+def whole(app: Any) -> Any:
+    """For clients that speak HTTP/1.0, which has no chunks: an answer without a length is kept until it has one."""
+
+    async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
+        start: Message | None = None
+        body = bytearray()
+
+        async def kept(message: Message) -> None:
+            nonlocal start
+            if message["type"] == "http.response.start" and not any(
+                k == b"content-length" for k, _ in message["headers"]
+            ):
+                start = message
+            elif start is None:
+                await send(message)
+            else:
+                body.extend(message.get("body", b""))
+                if not message.get("more_body", False):
+                    length = (b"content-length", str(len(body)).encode())
+                    await send({**start, "headers": [*start["headers"], length]})
+                    await send({"type": "http.response.body", "body": bytes(body)})
+
+        await app(scope, receive, kept)
+
+    return wrapped
 
 
 class Settings(uvicorn.Config):
@@ -155,7 +202,6 @@ class Settings(uvicorn.Config):
             lifespan="on" if lifespan else "off",
             timeout_keep_alive=config.shield.keep_alive_s,  # type: ignore[arg-type]
             timeout_graceful_shutdown=int(config.drain_timeout_s) or 1,
-            h11_max_incomplete_event_size=config.shield.max_head_bytes,
         )
 
     def load(self) -> None:

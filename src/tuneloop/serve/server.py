@@ -78,10 +78,15 @@ class Server(uvicorn.Server):
             loop.remove_signal_handler(signal.SIGHUP)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """SIGTERM or SIGINT: no new requests, finish the accepted ones."""
+        """SIGTERM or SIGINT: no new requests, finish the accepted ones.
+
+        What is interrupted may hold the lock of the log's queue: the loop says the line when it goes on.
+        """
         if not self.gateway.draining:
             self.gateway.draining = True
-            log(f"draining: {self.gateway.process.in_flight} requests to finish (Ctrl-C again to stop at once)")
+            said = f"draining: {self.gateway.process.in_flight} requests to finish (Ctrl-C again to stop at once)"
+            if self.gateway.hub.loop is not None:
+                self.gateway.hub.loop.call_soon_threadsafe(log, said)
         super().handle_exit(sig, frame)
         if self.gateway.rpc is not None:
             self.gateway.rpc.hurry = self.force_exit

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from tuneloop.serve.routes import batches, chat, completions, files, generate, health, models
+from tuneloop.serve.routes import batches, doors, files, health, models
 
-ROUTES = (chat, completions, generate, models, files, batches, health)
+ROUTES = (doors, models, files, batches, health)
 """Each has ``add(app, gateway)``."""
 
 __all__ = ["ROUTES"]

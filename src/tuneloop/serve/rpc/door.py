@@ -12,9 +12,9 @@ import grpc
 
 from tuneloop.serve import access_log, keys
 from tuneloop.serve.api_error import ApiError
+from tuneloop.serve.asked import CONVERSATION_HEADER
 from tuneloop.serve.gateway import Gateway
 from tuneloop.serve.keys import Key
-from tuneloop.serve.routes.answers import CONVERSATION_HEADER
 from tuneloop.serve.rpc.failures import fail
 from tuneloop.serve.trace import Trace
 

@@ -4,22 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import FastAPI
-from starlette.requests import Request as HttpRequest
-from starlette.responses import Response
-
 from tuneloop.serve.answer import TokenLogprob
 from tuneloop.serve.answering import Answering, Delta
 from tuneloop.serve.gateway import Gateway
-from tuneloop.serve.routes.answers import Chunks, Shape, answer, caller, head
 from tuneloop.serve.schema import CompletionRequest
-
-
-def add(app: FastAPI, gateway: Gateway) -> None:
-    @app.post("/v1/completions")
-    async def completions(http: HttpRequest, body: CompletionRequest) -> Response:
-        who = caller(http, "cmpl", body.user)
-        return await answer(gateway, http, body.asked(), who, shape(gateway, body), stream=body.stream)
+from tuneloop.serve.shapes.shape import Chunks, Shape, head
 
 
 def shape(gateway: Gateway, body: CompletionRequest) -> Shape:

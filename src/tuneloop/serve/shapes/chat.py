@@ -7,24 +7,13 @@ import uuid
 from collections import Counter
 from typing import Any
 
-from fastapi import FastAPI
-from starlette.requests import Request as HttpRequest
-from starlette.responses import Response
-
 from tuneloop.serve.answer import Answer, Part, TokenLogprob
 from tuneloop.serve.answering import Answering, Delta
 from tuneloop.serve.gateway import Gateway
-from tuneloop.serve.routes.answers import Chunks, Shape, answer, caller, head
 from tuneloop.serve.schema import ChatRequest
+from tuneloop.serve.shapes.shape import Chunks, Shape, head
 
 FIELD = {"reasoning": "reasoning_content", "content": "content"}
-
-
-def add(app: FastAPI, gateway: Gateway) -> None:
-    @app.post("/v1/chat/completions")
-    async def chat_completions(http: HttpRequest, body: ChatRequest) -> Response:
-        who = caller(http, "chatcmpl", body.user)
-        return await answer(gateway, http, body.asked(), who, shape(gateway, body), stream=body.stream)
 
 
 def shape(gateway: Gateway, body: ChatRequest) -> Shape:

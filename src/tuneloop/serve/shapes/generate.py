@@ -4,23 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import FastAPI
-from starlette.requests import Request as HttpRequest
-from starlette.responses import Response
-
 from tuneloop.serve.answer import TokenLogprob
 from tuneloop.serve.answering import Answering, Delta
 from tuneloop.serve.gateway import Gateway
-from tuneloop.serve.routes.answers import Chunks, Shape, answer, caller
-from tuneloop.serve.schema import GenerateRequest
-
-
-def add(app: FastAPI, gateway: Gateway) -> None:
-    @app.post("/generate")
-    async def generate(http: HttpRequest, body: GenerateRequest) -> Response:
-        who = caller(http, "gen", body.user)
-        asked = body.asked(gateway.config.system)
-        return await answer(gateway, http, asked, who, shape(gateway), stream=body.stream)
+from tuneloop.serve.shapes.shape import Chunks, Shape
 
 
 def shape(gateway: Gateway) -> Shape:
