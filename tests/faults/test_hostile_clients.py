@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -301,19 +302,23 @@ def test_empty_lines_before_a_request_are_bounded(site: Site) -> None:
         assert flood(connection, b"\r\n" * 500) < 200_000
 
 
-def test_a_request_that_comes_early_does_not_end_the_answer_before_it(site: Site) -> None:
+def test_a_request_that_comes_early_does_not_end_the_answer_before_it(bundle: Bundle) -> None:
     """Its deadline begins when the answer is complete, which takes longer than the deadline here."""
-    body = json.dumps(ASK | {"max_tokens": 3900, "stream": True}).encode()
-    with site.connect() as connection:
-        connection.sendall(site.head(len(body)) + body + site.head(2)[:40])
-        begun, got = time.monotonic(), b""
-        while b"data: [DONE]" not in got:
-            more = connection.recv(2**16)
-            assert more, "cut off"
-            got, slow = got[-100:] + more, time.monotonic() - begun < DEADLINE_S * 2
-            time.sleep(0.05 if slow else 0.0)
-        assert not slow
-        assert b"HTTP/1.1 408" in got + read_all(connection)
+    engine = EngineConfig(name="fake", fake=FakeConfig(answer_ids=(70,) * 200, token_delay_s=0.01))
+    with running(ServeConfig(engine=engine, shield=ShieldConfig(head_timeout_s=DEADLINE_S)), bundle) as (
+        gateway,
+        url,
+        key,
+    ):
+        slow = Site(gateway, url, key)
+        body = json.dumps(ASK | {"max_tokens": 190, "stream": True}).encode()
+        with slow.connect() as connection:
+            begun = time.monotonic()
+            connection.sendall(slow.head(len(body)) + body + slow.head(2)[:40])
+            got = read_all(connection)
+    assert time.monotonic() - begun > DEADLINE_S * 2
+    assert got.count(b"data: [DONE]") == 1
+    assert got.count(b"HTTP/1.1 408") == 1
 
 
 def test_http_1_0_gets_a_stream_whole_because_it_knows_no_chunks(site: Site) -> None:
@@ -343,7 +348,8 @@ def test_deep_json_is_a_400_also_in_another_encoding(site: Site) -> None:
 def test_lone_surrogates_are_a_400(site: Site) -> None:
     """JSON can spell them, UTF-8 and tokenizers cannot."""
     for body in (b'{"messages": [{"role": "user", "content": "\\ud800"}]}', b'{"messages": [], "\\udfff": 1}'):
-        assert httpx.post(site.url + CHAT, content=body, headers=site.headers).status_code == 400
+        headers = site.headers | {"Content-Type": "application/json"}
+        assert httpx.post(site.url + CHAT, content=body, headers=headers).status_code == 400
 
 
 def test_a_websocket_is_answered_as_the_http_request_that_it_is(site: Site) -> None:
@@ -351,6 +357,40 @@ def test_a_websocket_is_answered_as_the_http_request_that_it_is(site: Site) -> N
     with site.connect() as connection:
         connection.sendall(site.head(0, *more))
         assert status_of(connection.recv(65536)) == 400  # an empty body
+
+
+@pytest.mark.parametrize("pieces", [1, 7])
+def test_an_offer_of_another_protocol_is_declined_and_the_request_answered(site: Site, pieces: int) -> None:
+    """Java's HttpClient offers h2c with every request."""
+    body = json.dumps(ASK | {"max_tokens": 1}).encode()
+    offer = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA")
+    whole = (site.head(len(body), *offer) + body) * 2
+    with site.connect() as connection:
+        for i in range(pieces):
+            connection.sendall(whole[len(whole) * i // pieces : len(whole) * (i + 1) // pieces])
+            time.sleep(0.01)
+        got = b""
+        while got.count(b'"usage"') < 2:
+            more = connection.recv(65536)
+            assert more, got
+            got += more
+    assert got.count(b"HTTP/1.1 200") == 2
+
+
+def test_a_gateway_is_no_proxy(site: Site) -> None:
+    with site.connect() as connection:
+        connection.sendall(b"CONNECT example.org:443 HTTP/1.1\r\nHost: example.org:443\r\n\r\n")
+        assert status_of(read_all(connection)) == 400
+
+
+def test_requests_in_a_row_are_answered_in_a_row(site: Site) -> None:
+    bodies = [json.dumps(ASK | {"max_tokens": n}).encode() for n in (1, 2, 3)]
+    with site.connect() as connection:
+        connection.sendall(b"".join(site.head(len(body)) + body for body in bodies))
+        got = b""
+        while got.count(b'"usage"') < 3:
+            got += connection.recv(65536)
+    assert re.findall(rb'"completion_tokens":(\d+)', got) == [b"1", b"2", b"3"]
 
 
 def test_what_clients_do_wrong_is_no_error_of_ours(site: Site) -> None:

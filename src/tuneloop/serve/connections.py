@@ -11,6 +11,7 @@ import ssl
 import time
 from typing import TYPE_CHECKING, Any
 
+import httptools
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
@@ -51,9 +52,26 @@ class Connection(HttpToolsProtocol):
         if self._head_since is None and self._body_since is None:
             self._head_since = time.monotonic()
         self._undelivered += len(data)
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        self._parse(data)
         if self._undelivered > self.shield.max_head_bytes and not self.transport.is_closing():
             self.send_400_response("")
+
+    def _parse(self, data: bytes) -> None:
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as offer:
+            self._parse(self._without_offer() + data[offer.args[0] :])
+        except httptools.HttpParserError:
+            self.send_400_response("")
+
+    def _without_offer(self) -> bytes:
+        """The head that has just come, without the offer to speak another protocol; with it the parser leaves the body
+        out. Java's client offers HTTP/2 with every request; there is nothing but HTTP/1.1 here."""
+        method, version = self.parser.get_method(), self.parser.get_http_version().encode()
+        rest = [name + b": " + value for name, value in self.headers if name != b"upgrade"]
+        self.parser = httptools.HttpRequestParser(self)
+        return b"\r\n".join([method + b" " + self.url + b" HTTP/" + version, *rest, b"", b""])
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -68,22 +86,25 @@ class Connection(HttpToolsProtocol):
         """Begin to answer.
 
         Raises:
-            ValueError: There is no Host (RFC 9112, 3.2). The parser makes it an error of its own.
+            ValueError: There is no Host (RFC 9112, 3.2), or it is for a proxy. The parser makes it an error of its own.
         """
         if self.parser.get_http_version() == "1.1" and not any(name == b"host" for name, _ in self.headers):
             raise ValueError("no Host")
+        if self.parser.should_upgrade():
+            if self.parser.get_method() == b"CONNECT":
+                raise ValueError("no proxy")
+            return
         self._undelivered, self._head_since, self._body_since = 0, None, time.monotonic()
         super().on_headers_complete()
-        if self.parser.should_upgrade():  # to nothing that is spoken here
-            self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
         self._undelivered = 0
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        self._undelivered, self._body_since = 0, None
-        super().on_message_complete()
+        if not self.parser.should_upgrade():  # else it comes again
+            self._undelivered, self._body_since = 0, None
+            super().on_message_complete()
 
     def pause_writing(self) -> None:
         """The client does not read: from now on it has ``write_timeout_s``."""
@@ -122,9 +143,6 @@ class Connection(HttpToolsProtocol):
         """What is no HTTP is refused in the words of every other error, and not written to the log each time."""
         self.metrics.closed("invalid_http")
         self._refuse(ApiError(400, "this is not valid HTTP, or its head is too long", code="invalid_http"))
-
-    def _unsupported_upgrade_warning(self) -> None:
-        """There are no websockets; a client that asks for one gets an HTTP answer."""
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         super()._start_asgi_task(cycle, whole(app) if cycle.scope["http_version"] == "1.0" else app)

@@ -14,6 +14,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
+from pydantic_core import from_json
 from starlette.types import Receive, Scope, Send
 
 from tuneloop.serve.answering import Answering
@@ -144,7 +145,7 @@ def _json(kind: bytes, body: bytes) -> Any:
     if media != b"application/json" and not (media.startswith(b"application/") and media.endswith(b"+json")):
         raise ApiError(415, "the body must come as Content-Type: application/json", code="invalid_content_type")
     try:
-        return json.loads(body)
+        return from_json(body, allow_inf_nan=False)  # refuses half characters, which json.loads lets through
     except ValueError:
         raise ApiError(400, "the body is not valid JSON", code="invalid_json") from None
 
