@@ -361,9 +361,11 @@ def test_sigterm_lets_accepted_calls_finish_refuses_new_ones_and_exits_with_0(bu
         """
     )
     env = os.environ | {"TUNELOOP_HOME": str(tmp_path)}
-    with subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True, env=env) as server:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", script], text=True, env=env, **pipes) as server:
+        assert server.stdout is not None
         assert server.stderr is not None
-        said = ""
+        said = server.stdout.readline()
         while not re.search(r"gRPC at [\d.]+:\d+", said):
             line = server.stderr.readline()
             assert line, said
