@@ -38,7 +38,7 @@ bench-train: install-tests  ## training speed beside TRL (in its own environment
 	@for bench in train_cpu train_staged expert_adapters distil banking77; do $(BIN)/python benchmarks/$$bench.py || exit 1; done
 
 bench-serve: install-tests  ## the engines beside each other, gateways, and what the filters find and cost
-	@for bench in engines_cpu serve filters; do $(BIN)/python benchmarks/$$bench.py || exit 1; done
+	@for bench in serve filters; do $(BIN)/python benchmarks/$$bench.py || exit 1; done
 
 bench-tables: install  ## write the benchmark tables into both READMEs
 	@$(BIN)/python benchmarks/tables.py

@@ -24,17 +24,16 @@ connection: there a request follows at once upon the other, so that the caches a
 
 ``engines``: SmolLM2-135M at 8 bit (Q8_0 GGUF), greedy, 64 new tokens, streamed over /v1/completions, all requests of a
 level at once, and each asks again three times. Ours hands on what lies between the first token and the end every 50 ms
-(``engine.stream_interval_s``), so that its "inter-token" is the time between pieces of several tokens. The raw arms call
-the packages in a process of their own, without anything of ours. ``transformers serve`` reads the safetensors in bfloat16
-(it computes no 8 bit on a CPU) with continuous batching. llama-cpp-python's server answers one request at a time. Memory
-is what a server and its children hold (PSS) after each level. A peer that cannot be had here is a line ``skipped`` with
-the reason.
+(``engine.stream_interval_s``), so that its "inter-token" is the time between pieces of several tokens. ``openvino float32``
+is the exact one: ``openvino``, like llama.cpp, rounds activations to 8 bits. The raw arms call the packages in a process
+of their own, without anything of ours. ``transformers serve`` reads the safetensors in bfloat16 (it computes no 8 bit on
+a CPU) with continuous batching. llama-cpp-python's server answers one request at a time. Memory is what a server and its
+children hold (PSS) after each level. A peer that cannot be had here is a line ``skipped`` with the reason.
 """
 
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -44,9 +43,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import serve_load as load
-from benchmarks.engines_cpu import make
 from benchmarks.harness import line, once, read, tree_bytes, write
-from benchmarks.serve_arms import ENGINES, GATEWAYS, Place, Skipped, source, versions
+from benchmarks.serve_arms import ENGINES, GATEWAYS, Place, Skipped, make_gguf, versions
 from benchmarks.serve_load import Reply, share, summary
 
 ANSWER = "The capital of France is Paris."
@@ -73,6 +71,12 @@ PROMPTS = (
 NEW_TOKENS, FEWEST, TIMES = 64, 16, 4
 """Of each level so many times its number of requests are asked, and at least the fewest."""
 BASE = "LiteLLM proxy"
+BESIDE = {
+    "Tuneloop, llamacpp": "xllamacpp, raw",
+    "Tuneloop, openvino": "OpenVINO GenAI, raw",
+    "Tuneloop, openvino float32": "Tuneloop, openvino",
+}
+"""What an engine's arm is compared with."""
 
 
 def measure_gateway(port: int, key: str, at_once: int, options: argparse.Namespace) -> dict[str, float]:
@@ -177,8 +181,7 @@ def engines(options: argparse.Namespace) -> list[dict[str, Any]]:
     found: dict[str, list[dict[str, Any]]] = {}
     skipped: list[dict[str, Any]] = []
     with TemporaryDirectory() as folder, Place(Path(folder)) as place:
-        make(place.gguf.parent)
-        shutil.copy(source() / "config.json", place.gguf.parent)  # by this the command line knows a model's folder
+        make_gguf(place.gguf)
         for turn in range(options.rounds):
             for name, start in chosen(ENGINES, options).items():
                 if any(row["arm"] == name for row in skipped):
@@ -218,9 +221,9 @@ def asked(level: int) -> int:
 def engine_lines(
     name: str, runs: list[dict[str, Any]], found: dict[str, list[dict[str, Any]]], options: argparse.Namespace
 ) -> list[dict[str, Any]]:
-    """One arm's results; ours beside the raw package in the same round."""
-    raw = {"Tuneloop, llamacpp": "xllamacpp, raw", "Tuneloop, openvino": "OpenVINO GenAI, raw"}.get(name, "")
-    beside = found.get(raw)
+    """One arm's results, beside those of the same round that it is compared with."""
+    against = BESIDE.get(name, "")
+    beside = found.get(against)
     out = []
     for n in map(str, options.engine_concurrency):
         complete = all(run[n]["tokens"] == run[n]["expected"] for run in runs)
@@ -228,7 +231,7 @@ def engine_lines(
             values = [run[n][metric] for run in runs]
             ratios = [a / b[n][metric] for a, b in zip(values, beside or [], strict=False)]
             unit = "tokens/s" if metric == "speed" else "ms"
-            out.append(line("serve", f"engines, {n} at once", name, metric, unit, values, against=raw if ratios else "",
+            out.append(line("serve", f"engines, {n} at once", name, metric, unit, values, against=against if ratios else "",
                             ratios=ratios, ok=complete, command=COMMAND, versions=versions()))  # fmt: skip
     memory = [run["memory"] for run in runs]
     return [*out, line("serve", "engines", name, "memory", "MB", memory, command=COMMAND, versions=versions())]

@@ -157,6 +157,17 @@ def source() -> Path:
     return resolve(ModelConfig(name="smollm2-135m-instruct"))
 
 
+def make_gguf(file: Path) -> None:
+    """Write the model as a Q8_0 GGUF, and beside it what makes its folder one that can be served."""
+    from tuneloop.compress import write_gguf
+    from tuneloop.models import load_model, load_tokenizer
+
+    tokenizer = load_tokenizer(source())
+    write_gguf(load_model(source(), device="cpu"), tokenizer, file, "q8_0", name="smollm2")
+    tokenizer.save_pretrained(file.parent)
+    shutil.copy(source() / "config.json", file.parent)  # by this the command line knows a model's folder
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -204,9 +215,14 @@ def tuneloop_fake(place: Place) -> Server:
     return place.tuneloop(source(), "engine.name=fake", *settings)
 
 
-def tuneloop_engine(name: str) -> Callable[[Place, int], Server]:
+def tuneloop_engine(name: str, *more: str) -> Callable[[Place, int], Server]:
     def start(place: Place, most: int) -> Server:
-        settings = (f"engine.max_running={most}", f"engine.context_tokens={CONTEXT}", "engine.prefix_cache=false")
+        settings = (
+            f"engine.max_running={most}",
+            f"engine.context_tokens={CONTEXT}",
+            "engine.prefix_cache=false",
+            *more,
+        )
         return place.tuneloop(place.gguf.parent, f"engine.name={name}", *settings)
 
     return start
@@ -280,6 +296,7 @@ ENGINES: dict[str, Callable[[Place, int], Any]] = {
     "Tuneloop, llamacpp": tuneloop_engine("llamacpp"),
     "OpenVINO GenAI, raw": raw("openvino"),
     "Tuneloop, openvino": tuneloop_engine("openvino"),
+    "Tuneloop, openvino float32": tuneloop_engine("openvino", "engine.dtype=float32"),
     "llama-cpp-python": llama_cpp_python,
     "transformers serve": transformers_serve,
 }

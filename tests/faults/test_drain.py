@@ -45,7 +45,8 @@ class Service:
         self.process, self.lines = process, []
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
-        said = self._wait_for("try: curl")
+        assert process.stdout is not None
+        said = process.stdout.readline() + process.stdout.readline()
         key = re.search(r"tl-[\w-]{43}", said)
         url = re.search(r"http://[\d.]+:\d+", said)
         assert key is not None
@@ -57,14 +58,6 @@ class Service:
     def _read(self) -> None:
         assert self.process.stderr is not None
         self.lines.extend(self.process.stderr)
-
-    def _wait_for(self, word: str) -> str:
-        deadline = time.monotonic() + 60
-        while word not in (said := "".join(list(self.lines))):
-            assert time.monotonic() < deadline, said
-            assert self.process.poll() is None, said
-            time.sleep(0.02)
-        return said
 
     def stream(self, tokens: int = TOKENS) -> list[str]:
         """The data of a whole stream."""
@@ -109,14 +102,16 @@ def service(bundle: Bundle, home: Path, *, drain_timeout_s: float, delay_s: floa
         """
     )
     env = os.environ | {"TUNELOOP_HOME": str(home)}
-    process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True, env=env)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen([sys.executable, "-c", script], text=True, env=env, **pipes)
     try:
         yield Service(process)
     finally:
         process.kill()
         process.wait()
-        if process.stderr:
-            process.stderr.close()
+        for pipe in (process.stdout, process.stderr):
+            if pipe:
+                pipe.close()
 
 
 def refuses(url: str) -> bool:

@@ -372,13 +372,10 @@ def test_sigterm_drains_every_accepted_request_and_exits_with_0(bundle: Bundle, 
         """
     )
     env = os.environ | {"TUNELOOP_HOME": str(tmp_path)}
-    with subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True, env=env) as server:
-        assert server.stderr is not None
-        said = ""
-        while "try: curl" not in said:
-            line = server.stderr.readline()
-            assert line, said
-            said += line
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", script], text=True, env=env, **pipes) as server:
+        assert server.stdout is not None
+        said = server.stdout.readline() + server.stdout.readline()
         found_url, found_key = re.search(r"http://[\d.]+:\d+", said), re.search(r"tl-[\w-]{43}", said)
         assert found_url is not None
         assert found_key is not None  # the first key is made and shown once

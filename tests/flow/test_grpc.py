@@ -22,6 +22,8 @@ from tuneloop.engines import EngineConfig, FakeConfig
 from tuneloop.errors import ResourceError
 from tuneloop.models import Bundle, open_bundle
 from tuneloop.serve import ServeConfig
+from tuneloop.serve.audit import AuditConfig
+from tuneloop.serve.limits import LimitsConfig
 
 httpx = pytest.importorskip("httpx", reason="pip install 'tuneloop[serve]'")
 grpc = pytest.importorskip("grpc", reason="pip install 'tuneloop[grpc]'")
@@ -263,6 +265,45 @@ def test_our_own_bug_is_internal_with_a_request_id_and_a_traceback_in_the_log(
     assert "division" not in error.details()
 
 
+def test_the_audit_log_has_every_call_with_its_status(bundle: Bundle, tmp_path: Path) -> None:
+    path = tmp_path / "audit.jsonl"
+    engine = EngineConfig(name="fake", fake=FakeConfig(token_delay_s=0.02, answer_ids=(70,) * 400))
+    config = ServeConfig(engine=engine, model_name="bank", grpc_port=0, audit=AuditConfig(path=path))
+
+    def lines() -> list[dict[str, Any]]:
+        return [json.loads(x) for x in path.read_text().splitlines() if '"request_id"' in x]
+
+    with running(config, bundle) as (gateway, url, key):
+        site = Site(gateway, url, key)
+        site.chat(max_tokens=3)
+        refused(lambda: site.chat(n=1000))
+        wrong = (("authorization", f"Bearer {key}x"),)
+        refused(lambda: site.channel.unary_unary(f"/{NAME}/{key}")(b"", metadata=wrong))
+        site.stub.ListModels(pb.ListModelsRequest(), metadata=site.meta)
+        call = site.stream(max_tokens=400)
+        next(call)
+        call.cancel()
+        wait_for(lambda: len(lines()) == 5)
+    method = f"GRPC /{NAME}"
+    assert [(x["route"], x["status"], x["key_id"], x["finish"]) for x in lines()] == [
+        (f"{method}/Chat", 200, "key0", ["length"]),
+        (f"{method}/Chat", 400, "key0", []),
+        ("GRPC (none)", 401, "", []),
+        (f"{method}/ListModels", 200, "key0", []),
+        (f"{method}/ChatStream", 499, "key0", ["cancelled"]),
+    ]
+    assert lines()[0]["completion_tokens"] == 3
+    assert key not in path.read_text()
+
+
+def test_refused_calls_count_as_requests_of_their_key(bundle: Bundle) -> None:
+    config = ServeConfig(engine=EngineConfig(name="fake"), grpc_port=0, limits=LimitsConfig(requests_per_minute=2))
+    with running(config, bundle) as (gateway, url, key):
+        site = Site(gateway, url, key)
+        codes = [refused(lambda: site.chat(n=1000)).code() for _ in range(3)]
+    assert codes == [Code.INVALID_ARGUMENT, Code.INVALID_ARGUMENT, Code.RESOURCE_EXHAUSTED]
+
+
 def test_a_full_queue_is_resource_exhausted_with_retry_info(slow: Site) -> None:
     with ThreadPoolExecutor(4) as pool:
         accepted = [pool.submit(slow.chat, max_tokens=30) for _ in range(4)]
@@ -361,9 +402,11 @@ def test_sigterm_lets_accepted_calls_finish_refuses_new_ones_and_exits_with_0(bu
         """
     )
     env = os.environ | {"TUNELOOP_HOME": str(tmp_path)}
-    with subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True, env=env) as server:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", script], text=True, env=env, **pipes) as server:
+        assert server.stdout is not None
         assert server.stderr is not None
-        said = ""
+        said = server.stdout.readline()
         while not re.search(r"gRPC at [\d.]+:\d+", said):
             line = server.stderr.readline()
             assert line, said

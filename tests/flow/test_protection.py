@@ -20,8 +20,9 @@ from typing import Any
 import pytest
 
 from tests.waiting import waiter
-from tuneloop.engines import EngineConfig, FakeConfig
-from tuneloop.errors import ConfigError
+from tuneloop import serve
+from tuneloop.engines import EngineConfig, FakeConfig, UpstreamConfig
+from tuneloop.errors import ConfigError, TuneloopError
 from tuneloop.models import Bundle, open_bundle
 from tuneloop.serve import ServeConfig, keys
 from tuneloop.serve.audit import AuditConfig
@@ -270,6 +271,41 @@ def test_sighup_opens_the_audit_log_again_after_rotation(bundle: Bundle, tmp_pat
         assert server.wait(20) == 0
     assert '"request_id"' in path.read_text()
     assert verify([old, path]).first_prev == "0" * 64
+
+
+def test_the_first_key_is_told_on_standard_output_and_never_in_the_log(bundle: Bundle, tmp_path: Path) -> None:
+    words = ["engine.name=fake", "port=0", "observe.logs=json", "observe.log_bodies=true"]
+    command = [sys.executable, "-m", "tuneloop", "serve", str(bundle.path), *words]
+    log = tmp_path / "stderr"
+    with (
+        log.open("wb") as stderr,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True) as server,
+    ):
+        assert server.stdout is not None
+        said, example = server.stdout.readline(), server.stdout.readline()
+        key = said.removeprefix("API key (shown once): ").strip()
+        assert keys.KeyRing(keys.list_keys()).find(key)
+        assert f"Bearer {key}" in example
+        url = example.split()[2].partition("/v1")[0]
+
+        def asked() -> int:
+            reply = httpx.post(url + CHAT, json=ASK, headers={"Authorization": f"Bearer {key}"})
+            return int(reply.status_code)
+
+        assert asked() == 200
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(20) == 0
+        assert server.stdout.read() == ""
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    assert any(row.get("route") == CHAT for row in rows)
+    assert key not in log.read_text()
+
+
+def test_a_service_that_cannot_start_makes_no_key_that_nobody_sees(bundle: Bundle) -> None:
+    broken = EngineConfig(name="upstream", upstream=UpstreamConfig(url="http://127.0.0.1:9"))
+    with pytest.raises(TuneloopError):
+        serve.run(bundle.path, ServeConfig(engine=broken, port=0))
+    assert keys.list_keys() == []
 
 
 def test_scripts_of_other_pages_are_refused_unless_their_origin_is_allowed(bundle: Bundle) -> None:

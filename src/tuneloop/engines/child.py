@@ -30,6 +30,7 @@ from tuneloop.engines.pacing import Paced
 from tuneloop.engines.platform import die_with_parent
 from tuneloop.engines.registry import create
 from tuneloop.errors import ServeError, TuneloopError
+from tuneloop.every import Every
 from tuneloop.types import Request, Sampling, TokenEvent
 
 BUSY_POLL_S = 0.005
@@ -108,12 +109,11 @@ class _Reporter:
 
     def __init__(self, engine: Engine, pipe: Connection[FromChild, ToChild]) -> None:
         self._engine, self._pipe = engine if isinstance(engine, ReportsStats) else None, pipe
-        self._due, self._said = 0.0, EngineStats()
+        self._every, self._said = Every(STATS_S), EngineStats()
 
     def report(self) -> None:
-        if self._engine is None or (now := time.monotonic()) < self._due:
+        if self._engine is None or not self._every.due():
             return
-        self._due = now + STATS_S
         if (stats := self._engine.stats()) != self._said:
             self._said = stats
             self._pipe.send(Stats(stats))

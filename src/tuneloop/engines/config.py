@@ -83,7 +83,7 @@ class EngineConfig(Config):
     """auto, cpu, cuda, cuda:1 ... (transformers)."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Precision of the computation (transformers, openvino); in llamacpp a GGUF has its own. openvino's auto rounds
-    activations and cache to 8 bits; its float32 is exact and two to three times slower."""
+    activations and cache to 8 bits; its float32 is exact and takes about twice the time."""
     merge_adapter: bool = True
     """Fold an adapter into its base in memory (transformers): the same answers, faster."""
     prefix_cache: bool = True

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
-
 from tuneloop.errors import need
+from tuneloop.every import Every
 
 CHECK_S = 1.0
 
@@ -23,13 +22,12 @@ class MemoryLimit:
     def __init__(self, limit_bytes: int | None, pid: int) -> None:
         self._limit, self._pid = limit_bytes, pid
         self._psutil = need("psutil", "serve") if limit_bytes is not None else None
-        self._next = 0.0
+        self._every = Every(CHECK_S)
 
     def problem(self, *, now: bool = False) -> str | None:
         """What is wrong; looks at most once in ``CHECK_S``, or ``now``."""
-        if self._psutil is None or self._limit is None or (time.monotonic() < self._next and not now):
+        if self._psutil is None or self._limit is None or not (self._every.due() or now):
             return None
-        self._next = time.monotonic() + CHECK_S
         if (held := self._held()) <= self._limit:
             return None
         return (

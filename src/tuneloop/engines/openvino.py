@@ -4,10 +4,9 @@ OpenVINO's tokenizer, template and text interface are not used; it is given toke
 computes with depends on ``engine.dtype``:
 
 * ``float32``: as the file says, in float32. Greedy answers are those of naive ``generate`` over the same weights.
-* ``auto`` (default): activations and cache in 8 bits, which is two to three times as fast. Greedy answers leave those of
-  naive ``generate`` where two tokens are about as probable: of the first 64 tokens of eight open-ended prompts
-  (SmolLM2-135M, Q8_0), 38 % came before the first other token, against 35 % in llama.cpp, which also rounds activations
-  to 8 bits (``benchmarks/engines_cpu.py``).
+* ``auto`` (default): activations and cache in 8 bits, which is about twice as fast (``benchmarks/serve.py``). Greedy
+  answers leave those of naive ``generate`` where two tokens are about as probable, as llama.cpp's do, which also rounds
+  activations to 8 bits.
 * ``bfloat16``, ``float16``: that precision for activations and cache. Where the CPU computes only one of the two,
   OpenVINO takes that one.
 

@@ -51,7 +51,7 @@ def choose(config: EngineConfig, bundle: Bundle | None) -> tuple[str, str]:
 
 def _for_gguf(bundle: Bundle) -> tuple[str, str]:
     """llamacpp where it is installed: it obeys everything that a request can ask for. openvino is the faster one under
-    load (``benchmarks/engines_cpu.py``) and lacks penalties, logit_bias, alternatives and grammars."""
+    load (``benchmarks/serve.py``) and lacks penalties, logit_bias, alternatives and grammars."""
     from tuneloop.engines.openvino import unreadable
 
     llamacpp, openvino = (importlib.util.find_spec(name) is not None for name in ("xllamacpp", "openvino_genai"))

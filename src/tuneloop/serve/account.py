@@ -24,8 +24,8 @@ TIMED_OUT = TokenEvent("", finish="error", error="timeout")
 class Account:
     """The account of one call; make it with ``open``, then ``reserve``, and ``close`` it in any case.
 
-    Every door goes through here: what came over HTTP has an entry for the audit log and was counted by the guard, what
-    came another way gets both here.
+    Everybody goes through here: what came over HTTP or gRPC has an entry for the audit log and was counted at the door,
+    what came another way (the lines of batches) gets both here.
     """
 
     def __init__(self, gateway: Gateway, asked: Asked, caller: Caller) -> None:

@@ -75,7 +75,7 @@ class Entry:
 
 
 current: ContextVar[Entry | None] = ContextVar("audit_entry", default=None)
-"""The entry of the HTTP request that is being answered."""
+"""The entry of the request that is being answered."""
 
 
 def filter_hit(name: str) -> None:

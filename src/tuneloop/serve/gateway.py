@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from tuneloop.chat import Chat
 from tuneloop.engines import EngineProcess
 from tuneloop.errors import ResourceError
+from tuneloop.every import Every
 from tuneloop.progress import log
 from tuneloop.serve import keys
 from tuneloop.serve.audit import FSYNC_S, AuditLog, filter_hit
@@ -31,20 +31,6 @@ RESERVATION_SPARE_S = 60.0
 """A reservation outlives the longest request by this, in seconds, when nobody is left to settle it."""
 KEYS_REFRESH_S = 5.0
 """How soon a created or revoked key is noticed."""
-
-
-class Every:
-    """Says yes at most once in so many seconds; with 0 always."""
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds, self._next = seconds, 0.0
-
-    def due(self) -> bool:
-        """Whether it is time again; then the time begins anew."""
-        if (now := time.monotonic()) < self._next:
-            return False
-        self._next = now + self._seconds
-        return True
 
 
 class Gateway:

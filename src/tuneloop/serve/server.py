@@ -25,6 +25,7 @@ from tuneloop.serve.app import create_app, create_metrics_app
 from tuneloop.serve.config import ServeConfig
 from tuneloop.serve.connections import Settings, sweep
 from tuneloop.serve.gateway import Gateway
+from tuneloop.serve.keys import KeyRing
 
 BACKLOG = 2048
 SPARE_FILES = 256
@@ -127,14 +128,13 @@ def serve(bundle_path: Path, config: ServeConfig) -> None:
     listener = listen(config)
     with listener:
         rpc.check(config)
-        fresh = _first_key(config)
         gateway = Gateway(config, bundle, Chat(models.load_tokenizer(bundle)))
         try:
             gateway.logs.start()
             gateway.process.start()
             gc.collect()
             gc.freeze()  # what is here now stays: without this, a full collection stops every stream for a tenth of a second
-            _announce(gateway, listener, fresh)
+            _announce(gateway, listener)
             Server(gateway).run([listener])
             if gateway.cut:
                 raise ServeError(
@@ -185,29 +185,40 @@ def _open_files(connections: int) -> None:
             log(f"warning: {got} open files allow fewer than {connections} connections: raise ulimit -n to {wanted}")
 
 
-def _first_key(config: ServeConfig) -> str | None:
+def _first_key(gateway: Gateway) -> str | None:
     """The very first key on a loopback address is made here, so that one command is enough to begin."""
-    if not config.auth or not config.loopback or any(key.active for key in keys.list_keys()):
+    config = gateway.config
+    if not config.auth or not config.loopback or any(key.active for key in gateway.ring.keys):
         return None
-    _, text = keys.create("first", scopes=("chat", "batch", "metrics"))
+    key, text = keys.create("first", scopes=("chat", "batch", "metrics"))
+    gateway.ring = KeyRing((*gateway.ring.keys, key))
     return text
 
 
-def _announce(gateway: Gateway, listener: socket.socket, fresh: str | None) -> None:
+def _announce(gateway: Gateway, listener: socket.socket) -> None:
+    """Say what is served and how to ask it.
+
+    A new key goes to standard output, as that of ``tuneloop keys create`` does: logs are shipped and kept.
+    """
     host, port = listener.getsockname()[:2]
     address = f"{'https' if gateway.config.tls.key else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
     known = gateway.context
     log(
         f"serving {known.model} ({known.precision}, version {known.version}) with {gateway.process.name} at {address}/v1"
     )
-    if fresh:
-        log(f"API key (shown once): {fresh}")
-    elif gateway.config.auth and not any(key.active for key in gateway.ring.keys):
-        log("there is no API key yet: tuneloop keys create NAME")
     if not gateway.config.loopback and not gateway.config.tls.key:
         log("warning: keys and words cross the network unencrypted: set serve.tls, or put a TLS proxy in front")
-    key = fresh or ("$KEY" if gateway.config.auth else "none")
-    log(
-        f"try: curl {address}/v1/chat/completions -H 'Authorization: Bearer {key}' -H 'Content-Type: application/json' "
-        '-d \'{"messages":[{"role":"user","content":"Hello"}]}\''
+    if fresh := _first_key(gateway):
+        print(f"API key (shown once): {fresh}", _example(address, fresh), sep="\n", flush=True)
+        return
+    if gateway.config.auth and not any(key.active for key in gateway.ring.keys):
+        log("there is no API key yet: tuneloop keys create NAME")
+    log(_example(address, "$KEY" if gateway.config.auth else "none"))
+
+
+def _example(address: str, key: str) -> str:
+    body = '{"messages":[{"role":"user","content":"Hello"}]}'
+    return (
+        f"try: curl {address}/v1/chat/completions -H 'Authorization: Bearer {key}' "
+        f"-H 'Content-Type: application/json' -d '{body}'"
     )

@@ -13,11 +13,14 @@ import grpc
 from tuneloop.serve import access_log, keys
 from tuneloop.serve.api_error import ApiError
 from tuneloop.serve.asked import CONVERSATION_HEADER
+from tuneloop.serve.audit import Entry
 from tuneloop.serve.gateway import Gateway
 from tuneloop.serve.keys import Key
 from tuneloop.serve.rpc.failures import fail
 from tuneloop.serve.trace import Trace
 
+NO_METHOD = "GRPC (none)"
+"""What the audit log has of a refused call, whose method may be anything."""
 PUBLIC = "/grpc.health.v1.Health/"
 OPEN_TO: tuple[tuple[str, keys.Scope], ...] = (
     ("/tuneloop.v1.Tuneloop/", "chat"),
@@ -60,6 +63,9 @@ class Door(grpc.aio.ServerInterceptor):  # type: ignore[misc]
             refused = error
             self._gateway.metrics.request("grpc", error.status_code)
             access_log.refused(self._gateway, error)
+            if self._gateway.audit is not None:
+                entry = Entry(request_id, route=NO_METHOD, status=error.status_code)
+                self._gateway.audit.write(entry.line())
 
             async def refuse(_: Any, context: Any) -> None:
                 await fail(context, refused, request_id)

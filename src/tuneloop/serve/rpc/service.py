@@ -11,7 +11,8 @@ from google.protobuf.message import Message
 
 from tuneloop.errors import TuneloopError
 from tuneloop.progress import log
-from tuneloop.serve import access_log, bodies
+from tuneloop.serve import access_log, audit, bodies
+from tuneloop.serve.account import check_audit
 from tuneloop.serve.answering import Answering
 from tuneloop.serve.api_error import ApiError
 from tuneloop.serve.asked import Caller
@@ -92,15 +93,20 @@ class Service(tuneloop_pb2_grpc.TuneloopServicer):
     async def _run(self, context: Any, work: Work) -> Message | None:
         """Do the work; counted, timed and written down as HTTP requests are."""
         began, record, known, gateway = time.monotonic(), access_log.begin_record(), CALL.get(), self._gateway
+        entry = audit.Entry(known.request_id, known.key.id, f"GRPC {known.method}")
+        audit.current.set(entry)
         status = 499  # cancelled: by the client, its deadline, or the end of draining
         self.running += 1
         try:
-            done, failed = await self._told(context, work)
+            done, failed = await self._told(context, work, entry)
             status = failed.status_code if failed else 200
             return await fail(context, failed, known.request_id) if failed else done
         finally:
             self.running -= 1
             gateway.metrics.request(known.method, status)
+            entry.status = status
+            if gateway.audit is not None:
+                gateway.audit.write(entry.line())
             if gateway.logs.active:
                 access_log.write_request(
                     gateway,
@@ -114,11 +120,13 @@ class Service(tuneloop_pb2_grpc.TuneloopServicer):
                     trace=known.trace,
                 )
 
-    async def _told(self, context: Any, work: Work) -> tuple[Message | None, ApiError | None]:
+    async def _told(self, context: Any, work: Work, entry: audit.Entry) -> tuple[Message | None, ApiError | None]:
         """What the work gives, or why it fails: what nobody foresaw is INTERNAL and a traceback in the log."""
-        request_id, metrics = CALL.get().request_id, self._gateway.metrics
+        request_id, metrics = entry.request_id, self._gateway.metrics
         try:
             await context.send_initial_metadata((("x-request-id", request_id),))
+            check_audit(self._gateway)
+            await self._gateway.limits.count(CALL.get().key, entry.headers)
             return await work(), None
         except ApiError as error:
             access_log.refused(self._gateway, error)
