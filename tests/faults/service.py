@@ -54,6 +54,13 @@ class Service:
     def engine_pid(self) -> int:
         return next(c.pid for c in psutil.Process(self.pid).children() if "tuneloop.engines.child" in c.cmdline())
 
+    @property
+    def grpc_target(self) -> str:
+        """Where gRPC listens, with ``grpc_port: 0``."""
+        found = re.search(r"gRPC at ([\d.]+:\d+)", self.wait_for("gRPC at "))
+        assert found is not None
+        return found[1]
+
     def wait_for(self, word: str, patience_s: float = 90.0) -> str:
         """What it has written to standard error, as soon as ``word`` is in it."""
         deadline = time.monotonic() + patience_s

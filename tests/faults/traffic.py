@@ -10,17 +10,29 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import grpc
 import httpx
 
+from tuneloop.serve.rpc import tuneloop_pb2 as pb
+from tuneloop.serve.rpc.service import NAME
+from tuneloop.serve.rpc.tuneloop_pb2_grpc import TuneloopStub
+
 CHAT, COMPLETIONS, GENERATE = "/v1/chat/completions", "/v1/completions", "/generate"
-NO_ROUTE = "none"
-"""The label of what is refused at the door."""
+NO_ROUTE, NO_METHOD = "none", "grpc"
+"""The labels of what is refused at the doors."""
+STATUS = {
+    grpc.StatusCode.OK: 200,
+    grpc.StatusCode.INVALID_ARGUMENT: 400,
+    grpc.StatusCode.UNAUTHENTICATED: 401,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: 429,
+}
 WORKERS, THINK_S = 5, 0.05
 RESTING_S = 0.5
 BURST, BURST_EVERY_S = 24, 3.0
 """More at once than places and queue can hold."""
 LEAVE_S, LONG_TOKENS = 0.3, 1500
 """When a client leaves, and how much more it has asked for than is made until then."""
+LONG = pb.GenerateRequest(prompt="I lost my card", raw=True, max_tokens=LONG_TOKENS)
 SCHEMA = {
     "type": "object",
     "properties": {"card": {"type": "boolean"}},
@@ -35,16 +47,18 @@ class Traffic:
 
     Args:
         url: The gateway.
+        target: Its gRPC port.
         headers: With a key for chats, batches and metrics.
         seed: Decides who asks what.
     """
 
-    def __init__(self, url: str, headers: dict[str, str], seed: int = 0) -> None:
-        self._url, self._headers, self._draw = url, headers, random.Random(seed)
+    def __init__(self, url: str, target: str, headers: dict[str, str], seed: int = 0) -> None:
+        self._url, self._target, self._headers, self._draw = url, target, headers, random.Random(seed)
+        self._meta = (("authorization", headers["Authorization"]),)
         self._stop = asyncio.Event()
         self._trust = ssl.create_default_context()  # once: reading it for every client takes longer than the request
         self.sent: Counter[tuple[str, int]] = Counter()
-        """Requests by route and status."""
+        """Requests by route or method, and status."""
         self.finished = self.left = self.batch_lines = 0
         """Answers read to the end, answers left before, lines of batches that were answered."""
 
@@ -68,9 +82,16 @@ class Traffic:
             self._chat, self._stream, self._leave_stream, self._leave, self._generate, self._structured, self._mistake,
             self._wrong_key, self._unknown, self._scrape,
         ]  # fmt: skip
-        async with self._client() as http:
+        calls: list[Callable[[TuneloopStub], Awaitable[None]]] = [
+            self._call_chat, self._call_stream, self._call_leave_stream, self._call_leave, self._call_mistake,
+        ]  # fmt: skip
+        async with self._client() as http, self._channel() as channel:
+            stub = TuneloopStub(channel)
             while not self._stop.is_set():
-                await self._draw.choice(kinds)(http)
+                if (number := self._draw.randrange(len(kinds) + len(calls))) < len(kinds):
+                    await kinds[number](http)
+                else:
+                    await calls[number - len(kinds)](stub)
                 await asyncio.sleep(THINK_S)
 
     async def _repeat(self, work: Callable[[], Awaitable[None]], every_s: float) -> None:
@@ -82,6 +103,10 @@ class Traffic:
         return httpx.AsyncClient(
             base_url=self._url, headers=self._headers, timeout=60, verify=self._trust, trust_env=False
         )
+
+    def _channel(self) -> grpc.aio.Channel:
+        """A connection of its own: without the option, grpc shares one among all channels of a process."""
+        return grpc.aio.insecure_channel(self._target, (("grpc.use_local_subchannel_pool", 1),))
 
     def _count(self, route: str, status: int, *expected: int) -> None:
         assert status in expected, f"{route}: {status} instead of {expected}"
@@ -160,6 +185,62 @@ class Traffic:
         self._count("/metrics", (await http.get("/metrics")).status_code, 200)
         self._count("/readyz", (await http.get("/readyz")).status_code, 200)
 
+    async def _answered(self, method: str, call: Any) -> bool:
+        """Count a call when it has ended; whether it was not turned away."""
+        self._count(f"/{NAME}/{method}", status := STATUS[await call.code()], 200, 429)
+        self.finished += status == 200
+        return status == 200
+
+    async def _call_chat(self, stub: TuneloopStub) -> None:
+        call = stub.Chat(self._said(), metadata=self._meta, timeout=60)
+        if await self._answered("Chat", call):
+            assert (await call).choices[0].finish_reason
+
+    async def _call_stream(self, stub: TuneloopStub) -> None:
+        call, ended = stub.ChatStream(self._said(), metadata=self._meta, timeout=60), False
+        while (message := await _next(call)) is not None:
+            ended = bool(message.choices[0].finish_reason)
+        assert await self._answered("ChatStream", call) is ended
+
+    async def _call_leave_stream(self, stub: TuneloopStub) -> None:
+        call = stub.GenerateStream(LONG, metadata=self._meta, timeout=60)
+        if await _next(call) is None:
+            assert not await self._answered("GenerateStream", call)
+        else:
+            self._leave_call("GenerateStream", call)
+
+    async def _call_leave(self, _: TuneloopStub) -> None:
+        """Over a new connection. A call that is cancelled before it has begun nobody would count: its headers say that
+        it has, and a client shows them before the answer only where it takes the answer for a stream."""
+        async with self._channel() as channel:
+            method = channel.unary_stream(f"/{NAME}/Generate", pb.GenerateRequest.SerializeToString)
+            call = method(LONG, metadata=self._meta, timeout=60)
+            await call.initial_metadata()
+            try:
+                async with asyncio.timeout(LEAVE_S):
+                    assert not await self._answered("Generate", call)
+            except TimeoutError:
+                self._leave_call("Generate", call)
+
+    def _leave_call(self, method: str, call: Any) -> None:
+        assert call.cancel()
+        self.sent[f"/{NAME}/{method}", 499] += 1
+        self.left += 1
+
+    async def _call_mistake(self, stub: TuneloopStub) -> None:
+        call = stub.Chat(self._said(temperature=9), metadata=self._meta, timeout=60)
+        self._count(f"/{NAME}/Chat", STATUS[await call.code()], 400)
+        wrong = stub.Chat(self._said(), metadata=(("authorization", f"Bearer tl-{self._draw.random()}"),), timeout=60)
+        self._count(NO_METHOD, STATUS[await wrong.code()], 401)
+        listed = stub.ListModels(pb.ListModelsRequest(), metadata=self._meta, timeout=60)
+        self._count(f"/{NAME}/ListModels", STATUS[await listed.code()], 200)
+
+    def _said(self, **more: Any) -> pb.ChatRequest:
+        said = self._say()
+        return pb.ChatRequest(
+            messages=[pb.Message(**m) for m in said["messages"]], max_tokens=said["max_tokens"], **more
+        )
+
     async def _burst(self) -> None:
         async with self._client() as http:
             replies = await asyncio.gather(*(self._post(http, CHAT, self._say()) for _ in range(BURST)))
@@ -190,3 +271,12 @@ class Traffic:
             assert len(out.text.splitlines()) == count
             for name in (file, batch["output_file_id"]):
                 self._count("/v1/files/{file_id}", (await http.delete(f"/v1/files/{name}")).status_code, 200)
+
+
+async def _next(call: Any) -> Any:
+    """The next message of a call; None after the last, and where there is none."""
+    try:
+        message = await call.read()
+    except grpc.aio.AioRpcError:
+        return None
+    return None if message is grpc.aio.EOF else message

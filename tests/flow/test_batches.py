@@ -151,6 +151,7 @@ def test_a_request_that_can_only_fail_when_it_runs_stands_in_the_error_file(fast
     [
         ("{", "invalid_json_line", None),
         ("[" * 100_000, "invalid_json_line", None),
+        ("[" * 700 + "]" * 700, "invalid_json_line", None),
         ('"text"', "invalid_value", None),
         ({"custom_id": "x", "method": "POST", "url": CHAT}, "invalid_value", "body"),
         (line("x") | {"custom_id": 7}, "invalid_value", "custom_id"),

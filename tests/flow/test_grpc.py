@@ -178,6 +178,8 @@ def test_models_are_listed(fast: Site) -> None:
         ({"logit_bias": {"x": 1.0}}, "logit_bias"),
         ({"presence_penalty": 2.5}, "presence_penalty"),
         ({"tools_json": "{"}, "tools"),
+        ({"tools_json": "[" * 900 + "]" * 900}, "tools"),
+        ({"response_format_json": '{"type": "text", "x": "\\ud800"}'}, "response_format"),
         ({"stream_options": pb.StreamOptions(include_usage=True)}, "stream_options"),
     ],
 )

@@ -306,6 +306,12 @@ def test_a_schema_that_cannot_be_kept_is_a_400_and_the_engine_lives_on(real: Sit
     assert real.post({"max_tokens": 2}).status_code == 200
 
 
+def test_a_function_whose_arguments_cannot_begin_is_a_400(real: Site) -> None:
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"$ref": "#"}}}
+    reply = real.post({"tools": [tool], "tool_choice": "required", "max_tokens": 20})
+    assert (reply.status_code, reply.json()["error"]["param"]) == (400, "tools"), reply.text
+
+
 def test_a_schema_that_is_too_deep_is_a_400_at_the_door(real: Site) -> None:
     wanted = {"type": "json_schema", "json_schema": {"name": "s", "schema": deep(40)}}
     reply = real.post({"response_format": wanted, "max_tokens": 8})

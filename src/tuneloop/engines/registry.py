@@ -50,16 +50,16 @@ def choose(config: EngineConfig, bundle: Bundle | None) -> tuple[str, str]:
 
 
 def _for_gguf(bundle: Bundle) -> tuple[str, str]:
-    """llamacpp where it is installed: it obeys everything that a request can ask for. openvino is the faster one under
-    load (``benchmarks/serve.py``) and lacks penalties, logit_bias, alternatives and grammars."""
+    """llamacpp where it is installed: it obeys all that a request can ask for but penalties. openvino is the faster one under
+    load (``benchmarks/serve.py``) and also lacks logit_bias, alternatives and grammars."""
     from tuneloop.engines.openvino import unreadable
 
     llamacpp, openvino = (importlib.util.find_spec(name) is not None for name in ("xllamacpp", "openvino_genai"))
     readable = unreadable(bundle) is None
     if llamacpp:
-        why = "the bundle is GGUF, and it knows every option of a request"
+        why = "the bundle is GGUF, and it knows every option of a request but penalties"
         if readable:
-            faster = "engine.name: openvino is two to four times as fast, without schemas, biases and penalties"
+            faster = "engine.name: openvino is two to four times as fast, also without schemas and biases"
             why += f"; {faster}" + ("" if openvino else " (pip install 'tuneloop[openvino]')")
         return "llamacpp", why
     if openvino and readable:

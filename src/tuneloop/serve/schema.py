@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, field_validator
 
 from tuneloop.serve.api_error import ApiError, unsupported
 from tuneloop.serve.asked import Asked
@@ -17,6 +18,10 @@ MAX_STOPS = 16
 MAX_CHOICES = 16
 MAX_TOP_LOGPROBS = 20
 MAX_BIASED_TOKENS = 1024
+HALF = re.compile("[\ud800-\udfff]")
+"""Half a character (a lone surrogate): JSON can spell it, and no tokenizer can read it."""
+MAX_TOP_K = 2**31 - 1
+"""Engines keep it in 32 bits."""
 
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "functions": ([],),
@@ -30,6 +35,14 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 
 def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
+
+
+def _has_half_a_character(value: Any) -> bool:
+    if isinstance(value, str):
+        return HALF.search(value) is not None
+    if isinstance(value, dict):
+        return any(map(_has_half_a_character, value)) or any(map(_has_half_a_character, value.values()))
+    return isinstance(value, list) and any(map(_has_half_a_character, value))
 
 
 Stops = Annotated[list[str], Field(max_length=MAX_STOPS)]
@@ -50,13 +63,20 @@ class Drawn(Strict):
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    top_k: Annotated[int, Field(ge=-1)] | None = None
+    top_k: Annotated[int, Field(ge=-1, le=MAX_TOP_K)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63 - MAX_CHOICES)] | None = None
     stop: Annotated[Stops | None, BeforeValidator(_as_list, json_schema_input_type=str | Stops | None)] = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     logit_bias: Annotated[dict[str, Bias], Field(max_length=MAX_BIASED_TOKENS)] | None = None
     user: Annotated[str, Field(max_length=256)] | None = None
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _whole_characters(cls, value: Any) -> Any:
+        if _has_half_a_character(value):
+            raise ValueError("the text holds half a character")
+        return value
 
     @property
     def usage_wanted(self) -> bool:

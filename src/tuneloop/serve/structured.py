@@ -43,7 +43,7 @@ async def prepare(gateway: Gateway, asked: Asked, prompt: str) -> Asked:
         if gateway.chat.call_format is None:
             raise unsupported("tools", "how this model's template writes calls is not known here")
         if asked.use.forced:
-            grammar, param = _forced(gateway, asked.use), "tool_choice"
+            grammar, param = await _forced(gateway, asked.use), "tool_choice"
         elif asked.use.strict:
             _validators(asked.use)
     if grammar is None:
@@ -55,11 +55,15 @@ async def prepare(gateway: Gateway, asked: Asked, prompt: str) -> Asked:
     return replace(asked, grammar=replace(grammar, before=closed + grammar.before))
 
 
-def _forced(gateway: Gateway, use: ToolUse) -> Grammar:
+async def _forced(gateway: Gateway, use: ToolUse) -> Grammar:
     assert gateway.chat.call_format is not None
-    grammar = gateway.chat.call_format.grammar({name: use.schemas[name] or _ANY for name in use.forced})
+    schemas = {name: use.schemas[name] or _ANY for name in use.forced}
+    grammar = gateway.chat.call_format.grammar(schemas)
     if grammar is None:
         raise unsupported("tool_choice", "this model's calls can only be forced one function at a time; name it")
+    if gateway.process.capabilities.grammar:
+        for schema in schemas.values():  # a call whose arguments cannot begin can begin
+            await _compile(Grammar(json.dumps(schema)), "tools")
     return grammar
 
 

@@ -17,6 +17,10 @@ MAX_TOOLS = 128
 MAX_SCHEMA_BYTES = 65_536
 MAX_SCHEMA_DEPTH = 32
 """Nested objects and arrays in a schema."""
+MAX_SCHEMA_COUNT = 20_000
+"""What the numbers of a schema that an answer is held to may add up to. llama.cpp unrolls them while every other answer
+waits: a million took it seconds, and a thousand million until its process was taken for hung."""
+COUNTS = ("minItems", "maxItems", "multipleOf")
 
 Name = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
 
@@ -75,7 +79,9 @@ def grammar_of(wanted: TextFormat | JsonObjectFormat | JsonSchemaFormat | None) 
         ApiError: 400: the schema is too large, too deep, or points outside itself.
     """
     if isinstance(wanted, JsonSchemaFormat):
-        return Grammar(_checked(wanted.json_schema.schema_, "response_format"))
+        text = _checked(wanted.json_schema.schema_, "response_format")
+        _countable(wanted.json_schema.schema_, "response_format")
+        return Grammar(text)
     return Grammar("{}") if isinstance(wanted, JsonObjectFormat) else None
 
 
@@ -100,6 +106,8 @@ def tools_of(
         return None, None
     schemas = {t.function.name: json.loads(_checked(t.function.parameters or {}, "tools")) for t in tools}
     forced = (choice.function.name,) if isinstance(choice, NamedTool) else tuple(names) if choice == "required" else ()
+    for name in forced:
+        _countable(schemas[name], "tools")
     strict = frozenset(t.function.name for t in tools if t.function.strict)
     shown = json.dumps([tool.model_dump(exclude_none=True, exclude={"function": {"strict"}}) for tool in tools])
     return shown, ToolUse(schemas, forced, strict, parallel is not False)
@@ -134,6 +142,19 @@ def _walk(value: Any, param: str, depth: int) -> None:
             raise unsupported(param, "x-guidance is not part of JSON Schema")
     for part in value.values() if isinstance(value, dict) else value:
         _walk(part, param, depth - 1)
+
+
+def _countable(schema: Any, param: str) -> None:
+    if not _count(schema) <= MAX_SCHEMA_COUNT:
+        raise _bad(param, f"{', '.join(COUNTS)} add up to more than {MAX_SCHEMA_COUNT}, and that cannot be kept to")
+
+
+def _count(schema: Any) -> float:
+    if isinstance(schema, dict):
+        found = (schema[key] for key in COUNTS if isinstance(schema.get(key), (int, float)))
+        own: float = sum(min(abs(number), MAX_SCHEMA_COUNT + 1) for number in found)
+        return own + sum(map(_count, schema.values()))
+    return sum(map(_count, schema)) if isinstance(schema, list) else 0
 
 
 def _bad(param: str, why: str) -> ApiError:

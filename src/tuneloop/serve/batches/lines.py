@@ -14,6 +14,7 @@ from tuneloop.serve import bodies
 from tuneloop.serve.api_error import ApiError
 from tuneloop.serve.batches.ledger import Problem
 from tuneloop.serve.chat_messages import Strict
+from tuneloop.serve.checks import check_json
 from tuneloop.serve.gateway import Gateway
 
 MAX_PROBLEMS = 100
@@ -99,6 +100,10 @@ def _read(gateway: Gateway, endpoint: str, text: bytes) -> tuple[LineBody, bodie
         values = json.loads(text)
     except (ValueError, RecursionError):
         raise _Wrong("invalid_json_line", "the line is not valid JSON") from None
+    try:
+        check_json(gateway.config.shield, text)
+    except ApiError as error:
+        raise _Wrong("invalid_json_line", error.message.replace("the body", "the line")) from None
     try:
         line = LineBody.model_validate(values)
     except ValidationError as error:

@@ -16,11 +16,12 @@ from tuneloop.serve.account import check_audit
 from tuneloop.serve.answering import Answering
 from tuneloop.serve.api_error import ApiError
 from tuneloop.serve.asked import Caller
+from tuneloop.serve.checks import check_json
 from tuneloop.serve.gateway import Gateway
 from tuneloop.serve.routes import models
 from tuneloop.serve.rpc import tuneloop_pb2 as pb
 from tuneloop.serve.rpc import tuneloop_pb2_grpc
-from tuneloop.serve.rpc.convert import to_body, to_message
+from tuneloop.serve.rpc.convert import AS_JSON, to_body, to_message
 from tuneloop.serve.rpc.door import CALL
 from tuneloop.serve.rpc.failures import fail
 
@@ -62,14 +63,14 @@ class Service(tuneloop_pb2_grpc.TuneloopServicer):
         return await self._run(context, listed)
 
     async def _whole(self, door: str, request: Message, kind: type[Message]) -> Message:
-        call, answering = await self._begin(door, to_body(request))
+        call, answering = await self._begin(door, self._body(request))
         try:
             return to_message(kind, call.shape.whole(answering, await answering.collect()))
         finally:
             answering.close()
 
     async def _stream(self, door: str, request: Message, kind: type[Message], context: Any) -> None:
-        call, answering = await self._begin(door, to_body(request) | {"stream": True})
+        call, answering = await self._begin(door, self._body(request) | {"stream": True})
         shape = call.shape
         try:
             deltas = aiter(answering)
@@ -83,6 +84,17 @@ class Service(tuneloop_pb2_grpc.TuneloopServicer):
                 await context.write(to_message(kind, body))
         finally:
             answering.close()
+
+    def _body(self, request: Message) -> dict[str, Any]:
+        """The body that a message stands for; the JSON in it is bounded as a body of HTTP is."""
+        for field, value in request.ListFields():
+            if field.name.endswith(AS_JSON):
+                try:
+                    check_json(self._gateway.config.shield, value.encode())
+                except ApiError as error:
+                    name = field.name.removesuffix(AS_JSON)
+                    raise ApiError(400, f"{field.name}: {error.message}", param=name, code=error.code) from None
+        return to_body(request)
 
     async def _begin(self, door: str, values: dict[str, Any]) -> tuple[bodies.Call, Answering]:
         call, known = bodies.read(self._gateway, door, values), CALL.get()
