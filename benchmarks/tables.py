@@ -26,7 +26,17 @@ DATA: Chosen = (
     ("split", r".*", r"seconds|peak memory|rows"),
 )
 SERVE = (
-    (r"gateway, (1|32) ", ("throughput", "added paced p50", "added paced p99", "added first token p50", "memory")),
+    (
+        r"gateway, ",
+        (
+            "throughput",
+            "added closed loop p50",
+            "added paced p50",
+            "added paced p99",
+            "added first token p50",
+            "memory",
+        ),
+    ),
     (r"engines, ", ("speed", "first token p50", "inter-token p50", "p50", "p95", "p99")),
     (r"engines$", ("memory",)),
 )
