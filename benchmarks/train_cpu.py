@@ -285,7 +285,7 @@ def gate(results: dict[str, list[dict[str, Any]]], reference: str) -> dict[str, 
 def arms(case: str, model: Path, folder: Path, peer: str, rival: str) -> list[harness.Arm]:
     def arm(name: str, python: str, who: str, kind: str, **more: str) -> harness.Arm:
         command = [python, __file__, "--arm", who, kind, case, str(model), str(folder)]
-        return harness.Arm(name, command, {"HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "PASSIVE", **more})
+        return harness.Arm(name, command, {"HF_HUB_OFFLINE": "1", **harness.WAIT, **more})
 
     return [
         arm("tuneloop", sys.executable, "ours", "shared"),

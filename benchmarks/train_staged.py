@@ -156,7 +156,7 @@ def main() -> None:
 
             def arm(title: str, kind: str, name: str = name, method: str = CASES[case][0]) -> harness.Arm:
                 command = [sys.executable, __file__, "--arm", kind, str(model), name, str(options.last_layers), method]
-                return harness.Arm(title, command, {"HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "PASSIVE"})
+                return harness.Arm(title, command, {"HF_HUB_OFFLINE": "1", **harness.WAIT})
 
             results = harness.interleave([arm(CACHED, "cached"), arm(UNCACHED, "uncached")], options.rounds)
         lines += described(case, results, options, {"torch": torch.__version__.split("+")[0]})

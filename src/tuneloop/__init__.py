@@ -12,9 +12,10 @@ import importlib
 import os
 from typing import TYPE_CHECKING, Any
 
-# Before torch loads: its OpenMP threads wait asleep, not spinning. On two cores shared with one other busy process a
-# training step took 2.5 s instead of over 12 s; alone it makes no difference.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Before torch loads: its OpenMP threads wait awake for a moment and then sleep (design/log.md has the numbers).
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 __version__ = "0.1.0"
 
