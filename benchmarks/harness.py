@@ -22,7 +22,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 WAIT = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}
-"""How OpenMP's threads wait when tuneloop is imported; given to every arm of a training benchmark, peers included."""
+"""How OpenMP's threads wait when tuneloop is imported. Peers keep OpenMP's own way, which suits them best alone on a machine."""
 
 
 @dataclass(frozen=True)
