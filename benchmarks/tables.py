@@ -51,8 +51,10 @@ def table(path: Path) -> str:
         cells.setdefault((row["case"], row["arm"]), {})[row["metric"]] = row
     first = rows[0]
     versions = ", ".join(f"{k} {v}" for k, v in first["versions"].items())
+    commands = dict.fromkeys(f"`{row['command']}` · {row['date']} · {row['commit']}  " for row in rows)
     out = [
-        f"`{first['command'].split(' --cases')[0]}` · {first['hardware']} · {versions} · {first['date']} · {first['commit']}",
+        f"{first['hardware']} · {versions}  ",
+        *commands,
         "",
         "| case | arm | real tokens/s (low–high) | × TRL tuned (low–high) | peak memory, GB |",
         "|---|---|---|---|---|",
