@@ -21,8 +21,9 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-WAIT = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}
-"""How OpenMP's threads wait when tuneloop is imported. Peers keep OpenMP's own way, which suits them best alone on a machine."""
+ENVIRONMENT = dict(os.environ)
+"""As it is before tuneloop is imported here, which says for its own process how OpenMP's threads wait: every arm decides
+that for itself, peers as their users have them."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def once(arm: Arm) -> dict[str, Any]:
     import resource
 
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run(arm.command, capture_output=True, text=True, env={**os.environ, **arm.env}, cwd=ROOT)
+    done = subprocess.run(arm.command, capture_output=True, text=True, env={**ENVIRONMENT, **arm.env}, cwd=ROOT)
     if done.returncode != 0:
         sys.exit(f"error: arm {arm.name} failed\n{done.stderr[-3000:]}")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)

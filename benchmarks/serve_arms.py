@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from benchmarks.harness import ROOT, Arm, peer_python
+from benchmarks.harness import ENVIRONMENT, ROOT, Arm, peer_python
 
 START_S = 300.0
 STAND_INS = str(ROOT / "benchmarks" / "serve_stand_ins.py")
@@ -41,7 +41,7 @@ class Server:
         self.port, self.model, self._log = port, "instant", log
         with log.open("wb") as out:
             self._process = subprocess.Popen(
-                command, stdout=out, stderr=out, stdin=subprocess.DEVNULL, env={**os.environ, **env}, cwd=log.parent,
+                command, stdout=out, stderr=out, stdin=subprocess.DEVNULL, env={**ENVIRONMENT, **env}, cwd=log.parent,
                 start_new_session=True,
             )  # fmt: skip
         self.pid = self._process.pid
@@ -107,7 +107,7 @@ class Place:
 
     @property
     def env(self) -> dict[str, str]:
-        return {**os.environ, "TUNELOOP_HOME": str(self.home)}
+        return {**ENVIRONMENT, "TUNELOOP_HOME": str(self.home)}
 
     def __enter__(self) -> Place:
         return self

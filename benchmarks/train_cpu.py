@@ -285,8 +285,7 @@ def gate(results: dict[str, list[dict[str, Any]]], reference: str) -> dict[str, 
 def arms(case: str, model: Path, folder: Path, peer: str, rival: str) -> list[harness.Arm]:
     def arm(name: str, python: str, who: str, kind: str, **more: str) -> harness.Arm:
         command = [python, __file__, "--arm", who, kind, case, str(model), str(folder)]
-        wait = harness.WAIT if who == "ours" else {}
-        return harness.Arm(name, command, {"HF_HUB_OFFLINE": "1", **wait, **more})
+        return harness.Arm(name, command, {"HF_HUB_OFFLINE": "1", **more})
 
     return [
         arm("tuneloop", sys.executable, "ours", "shared"),

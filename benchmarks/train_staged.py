@@ -25,6 +25,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import harness
 
+import tuneloop  # noqa: F401  before torch: it says how OpenMP's threads wait
+
 BATCH = 8
 FIRST_STEP, LATER_STEPS = 1e-5, 2e-3
 SHORT = "You sort messages of a bank. Answer with the intent of the message."
@@ -156,7 +158,7 @@ def main() -> None:
 
             def arm(title: str, kind: str, name: str = name, method: str = CASES[case][0]) -> harness.Arm:
                 command = [sys.executable, __file__, "--arm", kind, str(model), name, str(options.last_layers), method]
-                return harness.Arm(title, command, {"HF_HUB_OFFLINE": "1", **harness.WAIT})
+                return harness.Arm(title, command, {"HF_HUB_OFFLINE": "1"})
 
             results = harness.interleave([arm(CACHED, "cached"), arm(UNCACHED, "uncached")], options.rounds)
         lines += described(case, results, options, {"torch": torch.__version__.split("+")[0]})

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
 from contextlib import aclosing
 from typing import Any
 
@@ -92,7 +92,7 @@ async def _whole(call: Call, answering: Answering, send: Send) -> None:
 
 async def _stream(call: Call, answering: Answering, send: Send) -> None:
     """The status waits for the first token, so that an early failure is not a 200; a late one is the last event."""
-    async with aclosing(_bodies(call, answering)) as bodies:
+    async with aclosing(call.shape.stream(answering)) as bodies:
         body = await anext(bodies)
         await send({"type": "http.response.start", "status": 200, "headers": EVENTS})
         try:
@@ -104,20 +104,6 @@ async def _stream(call: Call, answering: Answering, send: Send) -> None:
         except ApiError as error:
             last = _event(error.body)
         await send({"type": "http.response.body", "body": last})
-
-
-async def _bodies(call: Call, answering: Answering) -> AsyncGenerator[dict[str, Any], None]:
-    """Of the events, the first one not before there is something to say."""
-    shape, begun = call.shape, False
-    async for delta in answering:
-        if not begun:
-            begun = True
-            for body in shape.first(answering):
-                yield body
-        for body in shape.chunks(answering, delta):
-            yield body
-    for body in shape.last(answering):
-        yield body
 
 
 async def _watch(receive: Receive, answering: Answering) -> None:

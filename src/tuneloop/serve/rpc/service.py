@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 from typing import Any
 
 from google.protobuf.message import Message
@@ -71,17 +72,10 @@ class Service(tuneloop_pb2_grpc.TuneloopServicer):
 
     async def _stream(self, door: str, request: Message, kind: type[Message], context: Any) -> None:
         call, answering = await self._begin(door, self._body(request) | {"stream": True})
-        shape = call.shape
         try:
-            deltas = aiter(answering)
-            begun = await anext(deltas)
-            for body in (*shape.first(answering), *shape.chunks(answering, begun)):
-                await context.write(to_message(kind, body))
-            async for delta in deltas:
-                for body in shape.chunks(answering, delta):
+            async with aclosing(call.shape.stream(answering)) as told:
+                async for body in told:
                     await context.write(to_message(kind, body))
-            for body in shape.last(answering):
-                await context.write(to_message(kind, body))
         finally:
             answering.close()
 

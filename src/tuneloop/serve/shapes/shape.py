@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,23 @@ class Shape:
     """Bodies after the last delta."""
     first: Callable[[Answering], Chunks] = lambda _: iter(())
     """Bodies before the first delta."""
+
+    async def stream(self, answering: Answering) -> AsyncGenerator[dict[str, Any], None]:
+        """The bodies of all events, the first one not before there is something to say.
+
+        Raises:
+            ApiError: The engine failed, the time is over, or the client has left.
+        """
+        begun = False
+        async for delta in answering:
+            if not begun:
+                begun = True
+                for body in self.first(answering):
+                    yield body
+            for body in self.chunks(answering, delta):
+                yield body
+        for body in self.last(answering):
+            yield body
 
 
 def head(gateway: Gateway, answering: Answering, kind: str) -> dict[str, Any]:
