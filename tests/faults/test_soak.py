@@ -28,6 +28,7 @@ pytest.importorskip("grpc_status", reason="pip install 'tuneloop[grpc]'")
 from tests.faults.service import Service, Usage, service, total
 from tests.faults.traffic import NO_METHOD, NO_ROUTE, Traffic
 from tuneloop.serve.audit_chain import verify
+from tuneloop.serve.metrics import CLIENT_LEFT, REFUSALS
 
 KEEP_ALIVE_S, REST_S = 1.5, 2.5
 """How long connections may rest, and how long all do."""
@@ -36,6 +37,7 @@ FULL_S = 600.0
 WARM_S = 60.0
 """By then pools and caches are full, also before a run that is shortened."""
 SAMPLE_S = 0.5
+REQUESTS, REJECTED = "tuneloop_requests_total", "tuneloop_request_rejected_total"
 SPARE_THREADS, SPARE_FILES = 4, 4
 """A pool that had not needed all of its threads yet, and what those hold open."""
 
@@ -108,15 +110,16 @@ def config(engine: dict[str, Any], folder: Path) -> dict[str, Any]:
     }
 
 
+def series_name(found: str) -> str:
+    return found.partition("{")[0]
+
+
 def check(seen: Soaked, audit: Path, limit_bytes: float) -> None:
     sent, (_, series) = seen.traffic.sent, seen.series
-    counted = {
-        (route, status): total(series, "tuneloop_requests_total", route=route, code=str(status))
-        for route, status in sent
-    }
+    counted = {(route, status): total(series, REQUESTS, route=route, code=str(status)) for route, status in sent}
     own = sent - Counter({("/metrics", 200): 1})  # the last scrape is counted after it was written
     assert {k: v for k, v in counted.items() if v != own[k]} == {}, f"sent: {dict(sent)}"
-    assert total(series, "tuneloop_requests_total") == own.total()
+    assert total(series, REQUESTS) == own.total()
 
     ended = {
         f: total(series, "tuneloop_request_success_total", finished_reason=f) for f in ("stop", "length", "cancelled")
@@ -133,9 +136,12 @@ def check(seen: Soaked, audit: Path, limit_bytes: float) -> None:
     assert Counter(finish for row in told for finish in row["finish"]) == +Counter(ended)
     verify([audit])
 
-    new = seen.series[1].keys() - seen.series[0].keys()  # a status that a route had not given before
-    assert {name.partition("{")[0] for name in new} <= {"tuneloop_requests_total"}
-    assert len([name for name in seen.series[1] if name.startswith("tuneloop_requests_total{")]) <= len(sent)
+    # A status that a route had not given before, and a reason that none had: born late, and no more of them than there are.
+    assert {series_name(found) for found in seen.series[1].keys() - seen.series[0].keys()} <= {REQUESTS, REJECTED}
+    born = Counter(map(series_name, seen.series[1]))
+    assert born[REQUESTS] <= len(sent)
+    assert born[REJECTED] <= len(REFUSALS) + len({status for _, status in sent})
+    assert total(series, REJECTED) == sum(count for (_, status), count in sent.items() if 400 <= status < CLIENT_LEFT)
     for before, after in zip(*seen.rest, strict=True):
         assert after.files <= before.files + SPARE_FILES
         assert after.threads <= before.threads + SPARE_THREADS
