@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,7 @@ from tests.invariants.test_training_step import assert_equal, loss_and_gradients
 from tests.tiny import ARCHS, tiny_model
 from tuneloop.train import TrainConfig, kernels
 from tuneloop.train.methods import METHODS
-from tuneloop.train.objectives import flat, sft
+from tuneloop.train.objectives import flat, head, sft
 
 TRICKS = ["onednn", "adapters", "norms", "gates", "last layer", "head loss", "filling", "all"]
 
@@ -95,12 +96,40 @@ def test_an_adapter_in_an_unusual_state_runs_as_it_is_written(state: str, monkey
     assert torch.equal(run(), expected)
 
 
-def test_label_smoothing_and_chunks_of_the_head_loss_give_the_plain_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
-    for method in ("lora", "full"):
-        model, batch = trainable("llama", method), [rows()]
-        plain = loss_and_gradients(model, batch, padding_free=False, label_smoothing=0.1)
-        monkeypatch.setattr(flat, "CHUNK", 5)
-        assert_equal(loss_and_gradients(model, batch, label_smoothing=0.1), plain)
+@pytest.mark.parametrize("method", ["lora", "full"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_chunks_and_blocks_of_the_head_loss_give_the_plain_gradients(
+    method: str, smoothing: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, batch = trainable("llama", method), [rows()]
+    plain = loss_and_gradients(model, batch, padding_free=False, label_smoothing=smoothing)
+    monkeypatch.setattr(head, "CHUNK", 5)
+    monkeypatch.setattr(head, "BLOCK", 64)  # 300 tokens: four blocks and a rest
+    assert_equal(loss_and_gradients(model, batch, label_smoothing=smoothing), plain)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_both_forms_of_the_head_loss_are_the_same_function(smoothing: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(head, "BLOCK", 7)
+    torch.manual_seed(0)
+    hidden_NC, head_VC = torch.randn(11, 6, dtype=torch.float64), torch.randn(23, 6, dtype=torch.float64)
+    target_N, weight_N = torch.randint(0, 23, (11,)), torch.rand(11, dtype=torch.float64)
+    wanted = head.Wanted(target_N, weight_N, smoothing, True, True)
+    for ours, plain in zip(
+        head._by_blocks(head_VC, hidden_NC, wanted), head._at_once(head_VC, hidden_NC, wanted), strict=True
+    ):
+        assert isinstance(ours, Tensor)
+        torch.testing.assert_close(ours, plain, rtol=1e-5, atol=1e-6)  # the other form's logits are float32
+
+
+def test_a_prediction_that_is_nearly_certain_keeps_its_gradient() -> None:
+    """In float32, 1 - p of p = 1 - 1e-9 is 0; the sum of the others is not."""
+    head_VC, hidden_NC = torch.eye(4) * 21, torch.eye(4)[:1]
+    wanted = head.Wanted(torch.tensor([0]), torch.ones(1), 0.0, True, False)
+    found = head._by_blocks(head_VC, hidden_NC, wanted)
+    others = 3 * math.exp(-21)
+    assert found.hidden_gradient_NC is not None
+    assert found.hidden_gradient_NC[0, 0].item() == pytest.approx(-21 * others / (1 + others), rel=1e-5)
 
 
 def test_a_tied_head_gets_the_gradient_of_both_its_uses() -> None:

@@ -110,6 +110,7 @@ def test_label_smoothing_and_chunked_logits_equal_padded(monkeypatch: pytest.Mon
     model, batch = trainable("llama", "full"), [rows()]
     plain = loss_and_gradients(model, batch, padding_free=False, label_smoothing=0.1)
     monkeypatch.setattr("tuneloop.train.objectives.flat.CHUNK", 5)
+    monkeypatch.setattr("tuneloop.train.objectives.head.CHUNK", 5)
     assert_equal(loss_and_gradients(model, batch, label_smoothing=0.1), plain)
 
 

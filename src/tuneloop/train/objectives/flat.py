@@ -14,11 +14,9 @@ from torch.utils.checkpoint import checkpoint
 from tuneloop.models import causal_model, hidden_states
 from tuneloop.train.batch import ROUND, Batch, collate
 from tuneloop.train.checkpointing import Recompute
-from tuneloop.train.kernels import narrows, onednn_is_faster, product, usual
+from tuneloop.train.kernels import narrows, onednn_is_faster, usual
+from tuneloop.train.objectives.head import CHUNK, HeadLoss
 from tuneloop.types import Example
-
-CHUNK = 1024
-"""Predictions whose logits are alive at once: 1024 x 129,280 (DeepSeek-V3's vocabulary) in fp32 is 0.5 GB."""
 
 
 class FlatSft:
@@ -67,49 +65,3 @@ class FlatSft:
         logits_NV = lm_head(hidden_NC).float()
         loss_N = cross_entropy(logits_NV, target_N, reduction="none", label_smoothing=self.label_smoothing)
         return (loss_N * weight_N).sum()
-
-
-class HeadLoss(torch.autograd.Function):
-    """Weighted sum of the cross-entropies of hidden W^T, with its gradients computed in the forward pass.
-
-    No logit outlives its chunk: the gradient of the logits, softmax - target, is written over them, and only its products
-    with W and with the hidden states are kept. The head's gradient is computed only where the head trains.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, hidden_NC: Tensor, head_VC: Tensor, target_N: Tensor, weight_N: Tensor, smoothing: float, learns: bool
-    ) -> Tensor:
-        total = hidden_NC.new_zeros((), dtype=torch.float32)
-        hidden_gradient, head_gradient = [], None
-        for at in range(0, len(hidden_NC), CHUNK):
-            hidden, target, weight = (x[at : at + CHUNK] for x in (hidden_NC, target_N, weight_N))
-            logits_NV = product(hidden, head_VC).float()
-            logsumexp_N1 = logits_NV.logsumexp(-1, keepdim=True)
-            loss_N = logsumexp_N1[:, 0] - (1 - smoothing) * logits_NV.gather(1, target[:, None])[:, 0]
-            if smoothing:
-                loss_N -= smoothing * logits_NV.mean(-1)
-            total += (loss_N * weight).sum()
-            if not learns:
-                continue
-            gradient_NV = logits_NV.sub_(logsumexp_N1).exp_()
-            if smoothing:
-                gradient_NV -= smoothing / gradient_NV.shape[1]
-            gradient_NV[torch.arange(len(target), device=target.device), target] -= 1 - smoothing
-            gradient_NV = gradient_NV.mul_(weight[:, None]).to(hidden.dtype)
-            hidden_gradient.append(product(gradient_NV, head_VC.t()))
-            if ctx.needs_input_grad[1]:
-                part = product(gradient_NV.t(), hidden.t())
-                head_gradient = part if head_gradient is None else head_gradient.add_(part)
-        ctx.gradients = (torch.cat(hidden_gradient), head_gradient) if learns else None
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> Any:
-        if ctx.gradients is None:
-            raise RuntimeError("the gradients of this loss were taken already, or it was computed without them")
-        # Scaled in place, as the head's is as large as the head: so they serve once.
-        (hidden_gradient, head_gradient), ctx.gradients = ctx.gradients, None
-        for gradient in filter(lambda g: g is not None, (hidden_gradient, head_gradient)):
-            gradient.mul_(gradients[0])
-        return hidden_gradient, head_gradient, None, None, None, None
