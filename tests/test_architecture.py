@@ -16,7 +16,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "src" / "tuneloop"
 
-BASE = frozenset({"types", "errors", "config", "rundir", "store", "stats", "page", "progress", "every"})
+BASE = frozenset({"types", "errors", "config", "rundir", "store", "stats", "page", "progress", "every", "openmp"})
 TABLE: dict[str, frozenset[str]] = {
     "data": frozenset(),
     "chat": frozenset(),

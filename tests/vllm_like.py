@@ -2,21 +2,25 @@
 
 Fields, names and meanings are those of vllm/entrypoints/openai/completion/protocol.py: ``return_token_ids`` puts
 ``token_ids`` into every chunk, the stop token among them; ``return_tokens_as_token_ids`` writes tokens as
-``token_id:N``; ``ignore_eos`` leaves the end to ``stop_token_ids``; an unknown model is 404.
+``token_id:N``; ``ignore_eos`` leaves the end to ``stop_token_ids``; an unknown model is 404. With ``words``, a tokenizer,
+it also keeps to a grammar (``structured_outputs``, vllm/sampling_params.py); without it leaves the field out, as a server does
+that does not know it.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from queue import SimpleQueue
 from typing import Any
 
 from tuneloop.engines import Engine
-from tuneloop.types import Request, Sampling, TokenEvent
+from tuneloop.types import Grammar, Request, Sampling, TokenEvent
 
 MODEL = "tiny"
 Say = Callable[[dict[str, Any]], None]
@@ -25,12 +29,14 @@ Say = Callable[[dict[str, Any]], None]
 class VllmLike:
     """Serves an engine on a free port of 127.0.0.1 until it is closed. ``key`` asks for a bearer token."""
 
-    def __init__(self, engine: Engine, *, key: str | None = None, port: int = 0) -> None:
-        self.engine, self.key = engine, key
+    def __init__(self, engine: Engine, *, key: str | None = None, port: int = 0, words: Any = None) -> None:
+        self.engine, self.key, self.words = engine, key, words
         self.bodies: list[dict[str, Any]] = []
         self.cancelled: list[str] = []
         self.broken: Callable[[int], bytes | None] = lambda chunk: None
         """Says what to send instead of chunk number n (nothing: the stream ends there); the connection is closed after it."""
+        self.refusal: bytes | None = None
+        """Answer every question with 400 and this."""
         self.connections = 0
         self.forgetful = False
         """Close the connection after an answer without a word, as a server does whose patience has just ended."""
@@ -102,6 +108,8 @@ class VllmLike:
             answer(http, 404, {"detail": "Not Found"})
         elif body.get("model") != MODEL:
             answer(http, 404, {"error": {"message": "The model does not exist.", "code": 404}})
+        elif self.refusal is not None:
+            answer(http, 400, json.loads(self.refusal))
         else:
             self.bodies.append(body)
             self._complete(http, body)
@@ -119,12 +127,18 @@ class VllmLike:
             tuple((int(token), bias) for token, bias in (body.get("logit_bias") or {}).items()),
             logprobs=body.get("logprobs") is not None,
             top_logprobs=body.get("logprobs") or 0,
+            grammar=self._grammar(body),
         )
         queue = self._queues[name] = SimpleQueue()
         with self._lock:
             self.engine.submit(Request(name, tuple(body["prompt"]), sampling))
         try:
-            self._stream(http, body, queue) if body["stream"] else self._whole(http, body, queue)
+            first = queue.get()
+            if first.error:  # vLLM looks at a grammar before it begins
+                answer(http, 400, {"error": {"message": first.error, "code": 400}})
+                return
+            events = itertools.chain([first], iter(queue.get, None))
+            self._stream(http, body, events) if body["stream"] else self._whole(http, body, events)
         except (BrokenPipeError, ConnectionResetError):
             self.cancelled.append(name)
         finally:
@@ -132,7 +146,11 @@ class VllmLike:
             with self._lock:
                 self.engine.cancel(name)
 
-    def _stream(self, http: BaseHTTPRequestHandler, body: dict[str, Any], queue: SimpleQueue[TokenEvent]) -> None:
+    def _grammar(self, body: dict[str, Any]) -> Grammar | None:
+        wanted = body.get("structured_outputs") if self.engine.capabilities.grammar else None
+        return grammar_of(wanted["grammar"], self.words) if wanted and self.words else None
+
+    def _stream(self, http: BaseHTTPRequestHandler, body: dict[str, Any], events: Iterator[TokenEvent]) -> None:
         http.send_response(200)
         http.send_header("Content-Type", "text/event-stream")
         http.send_header("Transfer-Encoding", "chunked")
@@ -143,7 +161,7 @@ class VllmLike:
 
         finish, count = None, 0
         while finish is None:
-            choice = chunk_of(queue.get(), body)
+            choice = chunk_of(next(events), body)
             finish = choice["finish_reason"]
             if (instead := self.broken(count)) is not None:
                 send(instead) if instead else http.wfile.write(b"0\r\n\r\n")
@@ -156,13 +174,29 @@ class VllmLike:
             http.wfile.write(b"0\r\n\r\n")
             http.close_connection = self.forgetful
 
-    def _whole(self, http: BaseHTTPRequestHandler, body: dict[str, Any], queue: SimpleQueue[TokenEvent]) -> None:
+    def _whole(self, http: BaseHTTPRequestHandler, body: dict[str, Any], events: Iterator[TokenEvent]) -> None:
         choice: dict[str, Any] = {"token_ids": [], "finish_reason": None, "logprobs": None}
         while choice["finish_reason"] is None:
-            found = chunk_of(queue.get(), body)
+            found = chunk_of(next(events), body)
             choice = found | {"token_ids": choice["token_ids"] + found["token_ids"]}
+        if self.words:
+            choice["text"] = self.words.decode(choice["token_ids"])
         with suppress(BrokenPipeError):
             answer(http, 200, {"model": MODEL, "choices": [choice]})
+
+
+def grammar_of(text: str, words: Any) -> Grammar:
+    """What a grammar in llguidance's Lark says: literals and control tokens around one JSON schema."""
+    first, start, body = text.splitlines()
+    assert first == "%llguidance {}"
+    schema = {k: v for k, v in json.loads(body.removeprefix("body: %json ")).items() if k != "x-guidance"}
+
+    def literal(part: str) -> str:
+        found = re.findall(r'<\[(\d+)\]>|("(?:[^"\\]|\\.)*")', part)
+        return "".join(words.convert_ids_to_tokens(int(token)) if token else json.loads(text) for token, text in found)
+
+    before, after = start.removeprefix("start: ").split(" body ")
+    return Grammar(json.dumps(schema), literal(before), literal(after))
 
 
 def chunk_of(event: TokenEvent, body: dict[str, Any]) -> dict[str, Any]:

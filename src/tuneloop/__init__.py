@@ -9,13 +9,11 @@ Importing this package is light (no torch, no server); each name below loads its
 from __future__ import annotations
 
 import importlib
-import os
 from typing import TYPE_CHECKING, Any
 
-# Before torch loads: its OpenMP threads wait awake for a moment and then sleep (design/log.md has the numbers).
-if "OMP_WAIT_POLICY" not in os.environ:
-    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+from tuneloop.openmp import wait_briefly
+
+wait_briefly()  # before torch loads OpenMP
 
 __version__ = "0.1.0"
 

@@ -12,7 +12,7 @@ import pytest
 from tests.contract.test_engines import PROMPT, RUNNING, ask, bundles, engine, server  # noqa: F401
 from tests.tiny import tiny_tokenizer
 from tests.tiny_gguf import tiny_gguf
-from tuneloop.engines import Engine, EngineConfig, create, generate
+from tuneloop.engines import REFUSED, Engine, EngineConfig, create, generate
 from tuneloop.engines.minimal_json import minimal
 from tuneloop.errors import DataError
 from tuneloop.models import Bundle, open_bundle
@@ -142,6 +142,15 @@ def test_a_schema_that_cannot_be_kept_is_an_error_and_the_engine_lives_on(engine
     response = generate(engine, [Request("bad", PROMPT, Sampling(8, grammar=Grammar(schema)))])[0]
     assert response.finish == "error"
     assert response.error
+    assert ask(engine).finish == "length"
+
+
+def test_a_pattern_that_leads_too_far_is_kept_to_or_blamed_on_the_schema(engine: Engine) -> None:  # noqa: F811
+    need(engine, "grammar")
+    grammar = Grammar('{"type": "string", "pattern": "^a{1000000}$"}')
+    response = generate(engine, [Request("far", PROMPT, Sampling(8, grammar=grammar))])[0]
+    blamed = (REFUSED, "Internal server error")  # the latter is all that a real vLLM says
+    assert response.finish == "length" or (response.error or "").startswith(blamed)
     assert ask(engine).finish == "length"
 
 

@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 
 from tests.llama_server import llama_server
+from tests.tiny import tiny_tokenizer
 from tests.tiny_gguf import tiny_gguf
 from tests.vllm_like import VllmLike
+from tests.vllm_server import COMMAND, vllm_server
 from tuneloop.engines import Engine, EngineConfig, FakeConfig, ProcessEngine, UpstreamConfig, create, generate
 from tuneloop.errors import ServeError
 from tuneloop.models import Bundle, open_bundle
@@ -22,9 +24,10 @@ from tuneloop.types import Request, Response, Sampling, TokenEvent
 
 CONTEXT, RUNNING = 256, 4
 PROMPT = tuple(range(40, 64))
-KINDS = ["fake", "transformers", "llamacpp", "openvino", "vllm", "llamaserver"]
-"""The last two are the engine ``upstream`` with a server that talks like vLLM, and with llama.cpp's real one."""
-NAMES = {"vllm": "upstream", "llamaserver": "upstream"}
+KINDS = ["fake", "transformers", "llamacpp", "openvino", "vllm", "llamaserver", *(["realvllm"] if COMMAND else [])]
+"""The last ones are the engine ``upstream`` with a server that talks like vLLM, with llama.cpp's real one, and with a real
+vLLM where one is named."""
+NAMES = {"vllm": "upstream", "llamaserver": "upstream", "realvllm": "upstream"}
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +38,8 @@ def bundles(tmp_path_factory: pytest.TempPathFactory, tiny: Callable[..., Path])
     float32 = open_bundle(tiny_gguf(ggufs / "f32"))
     float16 = open_bundle(tiny_gguf(ggufs / "f16", matrices="f16"))  # openvino reads no float32 matrices
     by_engine = {"llamacpp": float32, "llamaserver": float32, "openvino": float16}
+    if COMMAND:
+        by_engine["realvllm"] = open_bundle(tiny("llama", "chatml", head_dim=32))  # 16 is too few for it
     return {kind: by_engine.get(kind, folder) for kind in KINDS}
 
 
@@ -47,9 +52,13 @@ def server(bundles: dict[str, Bundle]) -> Iterator[Callable[[str], str]]:
         def url(kind: str) -> str:
             if kind not in urls:
                 if kind == "vllm":
-                    behind = VllmLike(create(_config("transformers"), bundles["transformers"]))
+                    behind = VllmLike(
+                        create(_config("transformers"), bundles["transformers"]), words=tiny_tokenizer("chatml")
+                    )
                     stack.callback(behind.close)
                     urls[kind] = behind.url
+                elif kind == "realvllm":
+                    urls[kind] = stack.enter_context(vllm_server(bundles[kind].path, CONTEXT, RUNNING))
                 else:
                     urls[kind] = stack.enter_context(llama_server(bundles[kind].gguf_file, CONTEXT, RUNNING))
             return urls[kind]
@@ -148,7 +157,7 @@ def test_a_stop_id_ends_the_answer_and_is_not_part_of_it(engine: Engine) -> None
 def test_without_a_stop_id_nothing_ends_an_answer_early(engine: Engine) -> None:
     """Also where the model's own end token comes up: engines obey the request, not the model file."""
     for seed in range(6):
-        response = ask(engine, max_tokens=20, temperature=3.0 if engine.capabilities.sampling else 0.0, seed=seed)
+        response = ask(engine, max_tokens=20, temperature=2.0 if engine.capabilities.sampling else 0.0, seed=seed)
         assert (response.finish, len(response.token_ids)) == ("length", 20)
 
 

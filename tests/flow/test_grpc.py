@@ -230,6 +230,29 @@ def test_a_message_that_is_too_large_is_refused(fast: Site) -> None:
     assert error.code() is Code.RESOURCE_EXHAUSTED
 
 
+@pytest.mark.parametrize("method", ["Chat", "ChatStream", "Generate", "GenerateStream", "ListModels"])
+def test_bytes_that_are_no_message_are_the_clients_mistake(
+    fast: Site, method: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kind = fast.channel.unary_stream if method.endswith("Stream") else fast.channel.unary_unary
+    call = kind(f"/{NAME}/{method}")
+
+    def ask() -> Any:
+        answer = call(b"\xff\xff", metadata=fast.meta, timeout=5)
+        return list(answer) if method.endswith("Stream") else answer
+
+    error = refused(ask)
+    assert error.code() is Code.INVALID_ARGUMENT
+    assert dict(error.trailing_metadata())["x-error-code"] == "invalid_message"
+    assert "Traceback" not in capsys.readouterr().err
+
+    def counted() -> bool:
+        lines = fast.gateway.metrics.render().decode().splitlines()
+        return any(f'route="/{NAME}/{method}"' in line and 'code="400"' in line for line in lines)
+
+    wait_for(counted)  # the client knows a moment before the counter does
+
+
 def test_reflection_describes_the_service_to_those_with_a_key(fast: Site) -> None:
     meta = fast.meta
 

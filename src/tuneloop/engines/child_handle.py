@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from tuneloop.engines.config import EngineConfig
 from tuneloop.engines.messages import FromChild, Load, ToChild
+from tuneloop.openmp import engine_environment
 
 if TYPE_CHECKING:
     from tuneloop.models import Bundle
@@ -45,6 +46,7 @@ class ChildHandle:
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
                 stdout=sys.__stderr__.fileno() if sys.__stderr__ else subprocess.DEVNULL,
+                env=engine_environment(),
                 start_new_session=True,  # Ctrl-C in the terminal is the parent's to handle
             )
         self._pipe: Connection[ToChild, FromChild] = Connection(os.dup(ours.fileno()))

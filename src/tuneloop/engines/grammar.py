@@ -37,6 +37,11 @@ def available() -> bool:
     return importlib.util.find_spec("llguidance") is not None
 
 
+def control_tokens(tokenizer: Any) -> dict[str, int]:
+    """A tokenizer's control tokens by name."""
+    return {str(token): index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
+
+
 def lark(grammar: Grammar, special: Mapping[str, int] | None = None) -> str:
     """The grammar in llguidance's dialect of Lark.
 
@@ -135,7 +140,7 @@ class Guide:
         bits = np.pad(bits, (0, self._vocabulary - len(bits)))
         bits[self._stops] = self.may_end
         if self._matcher.is_error() or not bits.any():
-            raise DataError(f"the grammar leads nowhere: {_reason(self._matcher.get_error())}")
+            raise DataError(f"{REFUSED}it leads nowhere: {_reason(self._matcher.get_error())}")
         return bits
 
     @property
@@ -147,10 +152,11 @@ class Guide:
         """Go on by one token; true when the answer is complete and nothing more is allowed.
 
         Raises:
-            DataError: The grammar does not allow this token here.
+            DataError: The grammar does not allow this token here: an engine that draws for itself could not keep to it.
         """
         if not self._matcher.consume_token(token):
-            raise DataError(f"token {token} is not what the grammar allows")
+            why = _reason(self._matcher.get_error()) if self._matcher.is_error() else f"token {token} is not in it"
+            raise DataError(f"{REFUSED}the engine could not keep to it: {why}")
         return bool(self._matcher.is_stopped())
 
 
@@ -200,8 +206,7 @@ class Guides:
         with self._preparing:
             if self._tokenizer is None:
                 tokenizer = self._load()
-                added = tokenizer.added_tokens_decoder.items()
-                self._special = {str(token): index for index, token in added if token.special}
+                self._special = control_tokens(tokenizer)
                 self._vocabulary = self._vocabulary or len(tokenizer)
                 hf, size = need("llguidance.hf", "structured"), max(self._vocabulary, len(tokenizer))
                 self._tokenizer = hf.from_tokenizer(tokenizer, n_vocab=size)

@@ -15,6 +15,7 @@ import threading
 from types import FrameType
 
 from tuneloop.engines.platform import die_with_parent
+from tuneloop.openmp import foreign_environment
 
 PATIENCE_S = 3.0
 NOT_FOUND = 127  # as in a shell
@@ -37,7 +38,7 @@ def main(parent_pid: int, command: list[str]) -> int:
     signal.signal(signal.SIGINT, end)
     die_with_parent(parent_pid, signal.SIGTERM)
     try:
-        process = subprocess.Popen(command)
+        process = subprocess.Popen(command, env=foreign_environment())
     except OSError as error:
         print(f"{command[0]}: {error.strerror}", file=sys.stderr)
         return NOT_FOUND

@@ -18,12 +18,31 @@ from typing import TYPE_CHECKING, Any
 
 from tuneloop.engines.base import admit, collect
 from tuneloop.engines.config import EngineConfig, UpstreamConfig
+from tuneloop.engines.grammar import REFUSED
 from tuneloop.engines.pacing import together
-from tuneloop.engines.upstream_dialects import PROBE_IDS, Dialect, Job, LlamaServer, Text, Vllm
-from tuneloop.engines.upstream_http import EventStream, check, client, drain, exact_tokenizer
+from tuneloop.engines.upstream_dialects import (
+    PROBE_GRAMMAR,
+    PROBE_IDS,
+    PROBE_TOKENS,
+    PROBE_WORD,
+    Dialect,
+    Job,
+    LlamaServer,
+    Text,
+    Vllm,
+)
+from tuneloop.engines.upstream_http import (
+    EventStream,
+    check,
+    client,
+    controls_of,
+    drain,
+    exact_tokenizer,
+    tokenizer_of,
+)
 from tuneloop.engines.upstream_server import OwnServer
 from tuneloop.errors import ConfigError, ServeError, need
-from tuneloop.types import Request, TokenEvent
+from tuneloop.types import Request, Sampling, TokenEvent
 
 if TYPE_CHECKING:
     import aiohttp
@@ -32,6 +51,7 @@ if TYPE_CHECKING:
 
 UNLIMITED_TOKENS = 1 << 30
 _PROBE = Request("probe", tuple(PROBE_IDS))
+_PROBE_GRAMMAR = Request("probe", tuple(PROBE_IDS), Sampling(PROBE_TOKENS, grammar=PROBE_GRAMMAR))
 SHUTDOWN_S = 10.0
 
 
@@ -171,13 +191,13 @@ class UpstreamEngine:
 
     async def _probe(self, bundle: Bundle | None, model: str | None) -> Dialect:
         """Ask for one token in each way, the richest first."""
-        tokenize = exact_tokenizer(bundle)
-        ways: list[Dialect] = [Vllm(model), LlamaServer(), *([Text(model, tokenize)] if tokenize else [])]
+        tokenizer = tokenizer_of(bundle)
+        tokenize, vllm = exact_tokenizer(tokenizer), Vllm(model, controls_of(tokenizer))
+        ways: list[Dialect] = [vllm, LlamaServer(), *([Text(model, tokenize)] if tokenize else [])]
         refusal = "no way was tried"
         for way in ways:
             job = Job(_PROBE, 1)
-            async with self._post(way.path, way.body(job) | {"stream": False}) as reply:
-                status, text = reply.status, await reply.text()
+            status, text = await self._ask_once(way, job)
             known_route = way.path.startswith("/v1/")  # others may be refused like anything that is not there
             if (status in (401, 403, 429) and known_route) or status >= 500:
                 check(status, text, self._base)
@@ -186,6 +206,8 @@ class UpstreamEngine:
                 continue
             with suppress(LookupError, TypeError, ValueError, AttributeError, ServeError):
                 event = way.read(job, json.loads(text))
+                if way is vllm and event.token_ids and await self._keeps_to_grammars(vllm):
+                    return vllm.with_grammar()
                 if event.token_ids or isinstance(way, Text):
                     return way
             refusal = f"{way.path} answered without tokens"
@@ -194,6 +216,19 @@ class UpstreamEngine:
             where=self._base,
             hint="it must answer /v1/completions with a prompt of token ids, as vLLM, SGLang and llama-server do",
         )
+
+    async def _keeps_to_grammars(self, way: Vllm) -> bool:
+        """Whether an answer is what its schema demands: a server that does not know the field may leave it out silently."""
+        job = Job(_PROBE_GRAMMAR, PROBE_TOKENS)
+        status, text = await self._ask_once(way, job)
+        with suppress(LookupError, TypeError, ValueError, AttributeError):
+            return status == 200 and json.loads(json.loads(text)["choices"][0]["text"]) == PROBE_WORD
+        return False
+
+    async def _ask_once(self, way: Dialect, job: Job) -> tuple[int, str]:
+        """Status and text of an answer in one piece."""
+        async with self._post(way.path, way.body(job) | {"stream": False}) as reply:
+            return reply.status, await reply.text()
 
     @asynccontextmanager
     async def _post(self, path: str, body: Mapping[str, Any]) -> AsyncGenerator[aiohttp.ClientResponse]:
@@ -234,7 +269,7 @@ class UpstreamEngine:
         before = len(job.made)
         async with self._post(self.dialect.path, body) as reply:
             if reply.status != 200:
-                check(reply.status, (await reply.read()).decode("utf-8", "replace"), self._base)
+                self._explain(job, reply.status, (await reply.read()).decode("utf-8", "replace"))
             if not body["stream"]:
                 ended = self._take(job, [await reply.read()])
             else:
@@ -244,6 +279,15 @@ class UpstreamEngine:
         if len(job.made) == before or not isinstance(self.dialect, LlamaServer):
             raise ServeError("the server ended its stream without saying why")
         return False
+
+    def _explain(self, job: Job, status: int, text: str) -> None:
+        """Raise what an answer that is not 200 says."""
+        try:
+            check(status, text, self._base)
+        except ServeError as error:
+            if status != 400 or job.request.sampling.grammar is None:
+                raise
+            raise ServeError(f"{REFUSED}{error.what}", where=error.where) from error
 
     async def _follow(self, job: Job, reply: aiohttp.ClientResponse) -> bool | None:
         """Take a stream until the request has ended or its next call is due; None when the stream has ended first."""

@@ -7,13 +7,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from tuneloop.engines.base import Capabilities
+from tuneloop.engines.grammar import lark
 from tuneloop.errors import ServeError
-from tuneloop.types import FinishReason, Request, Sampling, TokenEvent
+from tuneloop.types import FinishReason, Grammar, Request, Sampling, TokenEvent
 
 Tokenize = Callable[[str], Sequence[int]]
 Top = tuple[tuple[tuple[int, float], ...], ...]
@@ -24,6 +26,9 @@ MAX_TOP_LOGPROBS = 20
 _REPAIR_TOKENS = 3
 _RANDOM_SEED = 0xFFFFFFFF
 """llama.cpp's word for "draw a seed"."""
+LLGUIDANCE = "%llguidance {}"
+PROBE_WORD, PROBE_TOKENS = "tuneloop", 16
+PROBE_GRAMMAR = Grammar(json.dumps({"const": PROBE_WORD}))
 _FINISHES: dict[str, FinishReason] = {"stop": "stop", "length": "length"}
 
 
@@ -70,13 +75,30 @@ class Dialect(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class ControlTokens:
+    """A tokenizer's control tokens by name, and those that end an answer whose grammar is complete."""
+
+    by_name: Mapping[str, int] = field(default_factory=dict)
+    ends: frozenset[int] = frozenset()
+
+
 class Vllm:
-    """Token ids both ways, logprobs under the model's own distribution (vLLM's ``logprobs_mode`` is raw by default)."""
+    """Token ids both ways, logprobs under the model's own distribution (vLLM's ``logprobs_mode`` is raw by default).
+
+    ``grammar`` says that the server keeps to one: ``structured_outputs`` (vLLM 0.12 and later) with llguidance's Lark, which
+    vLLM's guidance reads. Its xgrammar refuses the first line and then, with the default backend ``auto``, guidance is taken;
+    that is wanted, because xgrammar leaves white space free, in which small models get lost.
+    """
 
     name, path = "vllm", "/v1/completions"
 
-    def __init__(self, model: str | None) -> None:
-        self._model = model
+    def __init__(self, model: str | None, control: ControlTokens | None = None, *, grammar: bool = False) -> None:
+        self._model, self._control, self._grammar = model, control or ControlTokens(), grammar
+
+    def with_grammar(self) -> Vllm:
+        """The same for a server that keeps to grammars."""
+        return Vllm(self._model, self._control, grammar=True)
 
     def capabilities(self, context: int | None, running: int) -> Capabilities:
         return Capabilities(
@@ -86,13 +108,14 @@ class Vllm:
             penalties=True,
             logit_bias=True,
             top_logprobs=MAX_TOP_LOGPROBS,
+            grammar=self._grammar,
             max_context_tokens=context,
             max_running=running,
         )
 
     def body(self, job: Job) -> dict[str, Any]:
         sampling = job.request.sampling
-        return _openai(self._model, job) | {
+        body = _openai(self._model, job) | {
             "top_k": sampling.top_k,
             "logit_bias": {str(token): bias for token, bias in sampling.logit_bias} or None,
             "logprobs": sampling.top_logprobs if sampling.logprobs else None,
@@ -102,6 +125,11 @@ class Vllm:
             "stop_token_ids": list(job.request.stop_ids),
             "skip_special_tokens": False,
         }
+        if sampling.grammar is not None:
+            text = lark(sampling.grammar, self._control.by_name)
+            body["structured_outputs"] = {"grammar": f"{LLGUIDANCE}\n{text}"}
+            body["ignore_eos"] = False  # only the model file's end may follow where the grammar is complete
+        return body
 
     def read(self, job: Job, chunk: Mapping[str, Any]) -> TokenEvent:
         choice = _choice(chunk)
@@ -112,7 +140,8 @@ class Vllm:
             values = [float(v) for v in logprobs["token_logprobs"]]
             if count := job.request.sampling.top_logprobs:
                 top = tuple(_best(found, count) for found in logprobs["top_logprobs"])
-        return _event(job, tokens, values, top, _finish(choice))
+        ends = self._control.ends if job.request.sampling.grammar is not None else frozenset()
+        return _event(job, tokens, values, top, _finish(choice), ends)
 
 
 class LlamaServer:
@@ -187,9 +216,16 @@ class Text:
         return TokenEvent(job.request.id, tokens, finish=_finish(choice))
 
 
-def _event(job: Job, tokens: list[int], values: list[float], top: Top, finish: FinishReason | None) -> TokenEvent:
-    """Cut at a stop id and at the limit, whatever the server has done about them."""
-    stop = next((i for i, token in enumerate(tokens) if token in job.request.stop_ids), None)
+def _event(
+    job: Job,
+    tokens: list[int],
+    values: list[float],
+    top: Top,
+    finish: FinishReason | None,
+    ends: frozenset[int] = frozenset(),
+) -> TokenEvent:
+    """Cut at a stop id (or one of ``ends``) and at the limit, whatever the server has done about them."""
+    stop = next((i for i, token in enumerate(tokens) if token in job.request.stop_ids or token in ends), None)
     keep = min(len(tokens) if stop is None else stop, job.left)
     if stop is not None and stop <= job.left:
         finish = "stop"

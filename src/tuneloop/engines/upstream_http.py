@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
 from tuneloop.engines.config import EngineConfig
-from tuneloop.engines.upstream_dialects import Tokenize
+from tuneloop.engines.grammar import control_tokens
+from tuneloop.engines.upstream_dialects import ControlTokens, Tokenize
 from tuneloop.errors import ModelError, ServeError
 
 if TYPE_CHECKING:
@@ -82,15 +83,20 @@ def check(status: int, text: str, where: str) -> None:
         raise ServeError(f"the server answered {status}: {message}", where=where, hint=hint)
 
 
-def exact_tokenizer(bundle: Bundle | None) -> Tokenize | None:
-    """Text -> ids that say exactly this text, piece by piece; None where that cannot be had."""
+def tokenizer_of(bundle: Bundle | None) -> Any:
+    """A bundle's tokenizer; None where there is none to be had."""
     if bundle is None:
         return None
     from tuneloop.models import load_tokenizer
 
-    try:
-        tokenizer = load_tokenizer(bundle)
-    except ModelError:
+    with suppress(ModelError):
+        return load_tokenizer(bundle)
+    return None
+
+
+def exact_tokenizer(tokenizer: Any) -> Tokenize | None:
+    """Text -> ids that say exactly this text, piece by piece; None where that cannot be had."""
+    if tokenizer is None:
         return None
 
     def tokenize(text: str) -> list[int]:
@@ -99,3 +105,11 @@ def exact_tokenizer(bundle: Bundle | None) -> Tokenize | None:
 
     exact = all(tokenizer.decode(tokenize(text)) == text for text in (" a", "a", "\n\n", "我"))
     return tokenize if exact else None
+
+
+def controls_of(tokenizer: Any) -> ControlTokens:
+    """Of a tokenizer; none without one."""
+    if tokenizer is None:
+        return ControlTokens()
+    end = tokenizer.eos_token_id
+    return ControlTokens(control_tokens(tokenizer), frozenset() if end is None else frozenset((end,)))

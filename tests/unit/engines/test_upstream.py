@@ -16,12 +16,13 @@ from tuneloop.chat import Chat
 from tuneloop.engines import EngineConfig, FakeConfig, UpstreamConfig, create, generate
 from tuneloop.errors import ConfigError, ServeError
 from tuneloop.models import Bundle, load_tokenizer, open_bundle
-from tuneloop.types import Request, Response, Sampling
+from tuneloop.types import Grammar, Request, Response, Sampling, TokenEvent
 
 pytest.importorskip("aiohttp", reason="pip install 'tuneloop[serve]'")
 
+from tuneloop.engines.grammar import REFUSED
 from tuneloop.engines.upstream import UpstreamEngine
-from tuneloop.engines.upstream_dialects import LlamaServer, Text, Vllm
+from tuneloop.engines.upstream_dialects import ControlTokens, Job, LlamaServer, Text, Vllm
 
 PROMPT = tuple(range(40, 60))
 
@@ -74,6 +75,47 @@ def test_every_word_of_sampling_reaches_the_server(server: VllmLike) -> None:
         "return_token_ids": True, "return_tokens_as_token_ids": True, "ignore_eos": True, "stop_token_ids": [7, 9],
         "skip_special_tokens": False,
     }  # fmt: skip
+
+
+class Words:
+    """Stands for a tokenizer whose every answer reads as the probe's word."""
+
+    def decode(self, ids: list[int]) -> str:
+        return ' "tuneloop"'
+
+
+def test_a_server_that_leaves_grammars_out_silently_is_found_out(server: VllmLike) -> None:
+    engine = connect(server.url)
+    assert not engine.capabilities.grammar
+    assert "structured_outputs" in server.bodies[-1]  # it was asked
+    engine.close()
+    server.words = Words()
+    engine = connect(server.url)
+    assert engine.capabilities.grammar
+    engine.close()
+
+
+def test_a_grammar_that_the_server_refuses_is_called_that(server: VllmLike) -> None:
+    server.words = Words()
+    engine = connect(server.url)
+    server.refusal = b'{"error": {"message": "Invalid grammar specification."}}'
+    try:
+        held, free = ask(engine, grammar=Grammar("{}")), ask(engine)
+    finally:
+        engine.close()
+    assert held.error == f"{REFUSED}the server answered 400: Invalid grammar specification."
+    assert free.error == "the server answered 400: Invalid grammar specification."
+
+
+def test_what_ends_an_answer_with_a_grammar_is_no_part_of_it() -> None:
+    """Where a grammar is complete vLLM allows the tokenizer's end token, which need be no stop id of the request."""
+    way = Vllm(MODEL, ControlTokens({"<end>": 9}, frozenset({9}))).with_grammar()
+    request = Request("one", PROMPT, Sampling(grammar=Grammar('{"const": 1}', before="<end>")), ())
+    body = way.body(Job(request, 10))
+    assert body["structured_outputs"]["grammar"].startswith("%llguidance {}\nstart: <[9]> body")
+    assert body["ignore_eos"] is False
+    chunk = {"choices": [{"token_ids": [5, 9], "finish_reason": "stop"}]}
+    assert way.read(Job(request, 10), chunk) == TokenEvent("one", (5,), finish="stop")
 
 
 def test_alternatives_come_back_best_first_and_only_as_many_as_asked(server: VllmLike) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError, Message
 
 from tuneloop.serve import access_log, keys
 from tuneloop.serve.api_error import ApiError
@@ -22,8 +23,9 @@ from tuneloop.serve.trace import Trace
 NO_METHOD = "GRPC (none)"
 """What the audit log has of a refused call, whose method may be anything."""
 PUBLIC = "/grpc.health.v1.Health/"
+OURS = "/tuneloop.v1.Tuneloop/"
 OPEN_TO: tuple[tuple[str, keys.Scope], ...] = (
-    ("/tuneloop.v1.Tuneloop/", "chat"),
+    (OURS, "chat"),
     ("/grpc.reflection.v1alpha.ServerReflection/", "chat"),
 )
 """Method prefix -> scope; every other method, also an unknown one, needs ``admin``."""
@@ -73,7 +75,10 @@ class Door(grpc.aio.ServerInterceptor):  # type: ignore[misc]
             return grpc.stream_stream_rpc_method_handler(refuse)
         trace, conversation = Trace.of(_text(metadata.get("traceparent"))), _text(metadata.get(CONVERSATION_HEADER))
         CALL.set(Known(request_id, key, details.method, conversation[:256], trace))
-        return await continuation(details)
+        handler = await continuation(details)
+        if handler is None or not details.method.startswith(OURS):
+            return handler
+        return handler._replace(request_deserializer=careful(handler.request_deserializer))
 
     def _admit(self, method: str, authorization: str) -> Key:
         if method.startswith(PUBLIC) or not self._gateway.config.auth:
@@ -86,6 +91,18 @@ class Door(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         if not key.may(needed):
             raise ApiError(403, f"this key may not do that; it lacks the scope {needed}", code="missing_scope")
         return key
+
+
+def careful(parse: Callable[[bytes], Message]) -> Callable[[bytes], Message | ApiError]:
+    """Parse, or say what the client did wrong: gRPC itself would call it UNKNOWN and write a traceback."""
+
+    def parsed(data: bytes) -> Message | ApiError:
+        try:
+            return parse(data)
+        except DecodeError:
+            return ApiError(400, "the bytes are no message of this method", code="invalid_message")
+
+    return parsed
 
 
 def _text(value: str | bytes | None) -> str:

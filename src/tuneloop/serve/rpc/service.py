@@ -46,22 +46,22 @@ class Service(tuneloop_pb2_grpc.TuneloopServicer):
         """Calls that have not ended."""
 
     async def Chat(self, request: Message, context: Any) -> Message | None:
-        return await self._run(context, lambda: self._whole(CHAT, request, pb.ChatResponse))
+        return await self._run(context, request, lambda: self._whole(CHAT, request, pb.ChatResponse))
 
     async def ChatStream(self, request: Message, context: Any) -> None:
-        await self._run(context, lambda: self._stream(CHAT, request, pb.ChatChunk, context))
+        await self._run(context, request, lambda: self._stream(CHAT, request, pb.ChatChunk, context))
 
     async def Generate(self, request: Message, context: Any) -> Message | None:
-        return await self._run(context, lambda: self._whole(GENERATE, request, pb.GenerateResponse))
+        return await self._run(context, request, lambda: self._whole(GENERATE, request, pb.GenerateResponse))
 
     async def GenerateStream(self, request: Message, context: Any) -> None:
-        await self._run(context, lambda: self._stream(GENERATE, request, pb.GenerateResponse, context))
+        await self._run(context, request, lambda: self._stream(GENERATE, request, pb.GenerateResponse, context))
 
     async def ListModels(self, request: Message, context: Any) -> Message | None:
         async def listed() -> Message:
             return to_message(pb.ListModelsResponse, models.listed(self._gateway))
 
-        return await self._run(context, listed)
+        return await self._run(context, request, listed)
 
     async def _whole(self, door: str, request: Message, kind: type[Message]) -> Message:
         call, answering = await self._begin(door, self._body(request))
@@ -96,15 +96,15 @@ class Service(tuneloop_pb2_grpc.TuneloopServicer):
         who = Caller(f"{call.kind}-{known.request_id}", known.key, call.body.user or "", known.conversation, parent)
         return call, await Answering.begin(self._gateway, call.asked, who)
 
-    async def _run(self, context: Any, work: Work) -> Message | None:
-        """Do the work; counted, timed and written down as HTTP requests are."""
+    async def _run(self, context: Any, request: Message | ApiError, work: Work) -> Message | None:
+        """Do the work; counted, timed and written down as HTTP requests are. ``request`` may be why it was not read."""
         began, record, known, gateway = time.monotonic(), access_log.begin_record(), CALL.get(), self._gateway
         entry = audit.Entry(known.request_id, known.key.id, f"GRPC {known.method}")
         audit.current.set(entry)
         status = 499  # cancelled: by the client, its deadline, or the end of draining
         self.running += 1
         try:
-            done, failed = await self._told(context, work, entry)
+            done, failed = await self._told(context, request, work, entry)
             status = failed.status_code if failed else 200
             return await fail(context, failed, known.request_id) if failed else done
         finally:
@@ -126,13 +126,17 @@ class Service(tuneloop_pb2_grpc.TuneloopServicer):
                     trace=known.trace,
                 )
 
-    async def _told(self, context: Any, work: Work, entry: audit.Entry) -> tuple[Message | None, ApiError | None]:
+    async def _told(
+        self, context: Any, request: Message | ApiError, work: Work, entry: audit.Entry
+    ) -> tuple[Message | None, ApiError | None]:
         """What the work gives, or why it fails: what nobody foresaw is INTERNAL and a traceback in the log."""
         request_id, metrics = entry.request_id, self._gateway.metrics
         try:
             await context.send_initial_metadata((("x-request-id", request_id),))
             check_audit(self._gateway)
             await self._gateway.limits.count(CALL.get().key, entry.headers)
+            if isinstance(request, ApiError):
+                raise request
             return await work(), None
         except ApiError as error:
             access_log.refused(self._gateway, error)
