@@ -27,8 +27,9 @@ level at once, and each asks again three times. Ours hands on what lies between 
 (``engine.stream_interval_s``), so that its "inter-token" is the time between pieces of several tokens. ``openvino float32``
 is the exact one: ``openvino``, like llama.cpp, rounds activations to 8 bits. The raw arms call the packages in a process
 of their own, without anything of ours. ``transformers serve`` reads the safetensors in bfloat16 (it computes no 8 bit on
-a CPU) with continuous batching. llama-cpp-python's server answers one request at a time. Memory is what a server and its
-children hold (PSS) after each level. A peer that cannot be had here is a line ``skipped`` with the reason.
+a CPU) with continuous batching. llama-cpp-python's server answers one request at a time. vLLM in bfloat16, alone and
+behind Tuneloop, where the environment's TUNELOOP_VLLM names its command (tests/vllm_server.py says how to have one).
+Memory is what a server and its children hold (PSS) after each level. A peer that cannot be had here is a line ``skipped`` with the reason.
 """
 
 from __future__ import annotations
@@ -75,6 +76,7 @@ BESIDE = {
     "Tuneloop, llamacpp": "xllamacpp, raw",
     "Tuneloop, openvino": "OpenVINO GenAI, raw",
     "Tuneloop, openvino float32": "Tuneloop, openvino",
+    "Tuneloop, upstream vLLM": "vLLM",
 }
 """What an engine's arm is compared with."""
 
@@ -211,7 +213,8 @@ def engine_once(place: Place, name: str, start: Callable[..., Any], levels: Sequ
         known = [load.understand(shot).tokens or 0 for shot in counted]  # one connection: in the order of the prompts
         levelled = {n: ask_engine(*at, n, asked(n), stream=True) for n in levels}
         out: dict[str, Any] = {str(n): measure_engine(shots, known) for n, shots in levelled.items()}
-        return out | {"memory": tree_bytes(server.pid) / 1e6}
+        held = sum(tree_bytes(each.pid) for each in (server, server.behind) if each is not None)
+        return out | {"memory": held / 1e6}
 
 
 def asked(level: int) -> int:

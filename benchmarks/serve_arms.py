@@ -39,6 +39,8 @@ class Server:
         self, command: Sequence[str], port: int, ready: str, log: Path, env: Mapping[str, str], key: str
     ) -> None:
         self.port, self.model, self._log = port, "instant", log
+        self.behind: Server | None = None
+        """Another one that this one needs; it ends with it."""
         with log.open("wb") as out:
             self._process = subprocess.Popen(
                 command, stdout=out, stderr=out, stdin=subprocess.DEVNULL, env={**ENVIRONMENT, **env}, cwd=log.parent,
@@ -82,6 +84,8 @@ class Server:
             self._process.wait()
         except ProcessLookupError:
             self._process.wait()
+        if self.behind is not None:
+            self.behind.close()
 
 
 class Place:
@@ -265,6 +269,26 @@ def transformers_serve(place: Place, most: int) -> Server:
     return server
 
 
+def vllm(place: Place, most: int) -> Server:
+    command = os.environ.get("TUNELOOP_VLLM")
+    if not command:
+        raise Skipped("TUNELOOP_VLLM names no vllm command")
+    port = free_port()
+    words = ["serve", str(source()), "--host", "127.0.0.1", "--port", str(port), "--served-model-name", "instant", "--dtype",
+             "bfloat16", "--max-model-len", str(CONTEXT), "--max-num-seqs", str(most), "--no-enable-prefix-caching",
+             "--enforce-eager"]  # fmt: skip
+    env = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_CPU_KVCACHE_SPACE": "2"}
+    return place.start("vllm", [command, *words], port, "/health", env)
+
+
+def tuneloop_vllm(place: Place, most: int) -> Server:
+    behind = vllm(place, most)
+    settings = (f"engine.upstream.url=http://127.0.0.1:{behind.port}", f"engine.max_running={most}")
+    server = place.tuneloop(source(), "engine.name=upstream", *settings)
+    server.behind = behind
+    return server
+
+
 def cores() -> int:
     return len(os.sched_getaffinity(0))
 
@@ -281,6 +305,9 @@ def versions() -> dict[str, str]:
         folder = ROOT / f".venv-{name}" / "lib"
         for found in folder.glob(f"python*/site-packages/{name.replace('-', '_')}-*.dist-info"):
             ours[name] = found.name.removesuffix(".dist-info").rpartition("-")[2]
+    if command := os.environ.get("TUNELOOP_VLLM"):
+        said = subprocess.run([command, "--version"], capture_output=True, text=True, check=True)
+        ours["vllm"] = said.stdout.split()[-1]
     return ours
 
 
@@ -299,4 +326,6 @@ ENGINES: dict[str, Callable[[Place, int], Any]] = {
     "Tuneloop, openvino float32": tuneloop_engine("openvino", "engine.dtype=float32"),
     "llama-cpp-python": llama_cpp_python,
     "transformers serve": transformers_serve,
+    "vLLM": vllm,
+    "Tuneloop, upstream vLLM": tuneloop_vllm,
 }
