@@ -100,6 +100,19 @@ def tree_bytes(pid: int) -> int:
     return total
 
 
+def stop_tree(pids: Sequence[int], number: int) -> None:
+    """Send SIGSTOP or SIGCONT to processes and all of their descendants."""
+    import psutil
+
+    for pid in pids:
+        try:
+            process = psutil.Process(pid)
+            for member in (process, *process.children(recursive=True)):
+                member.send_signal(number)
+        except psutil.NoSuchProcess:
+            continue
+
+
 def peak_bytes() -> int:
     """Largest resident size of this process. Not ``ru_maxrss``: that also remembers the process it was forked from."""
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()

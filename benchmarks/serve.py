@@ -23,7 +23,7 @@ connection: there a request follows at once upon the other, so that the caches a
 25 ms between two paced ones.
 
 ``engines``: SmolLM2-135M at 8 bit (Q8_0 GGUF), greedy, 64 new tokens, streamed over /v1/completions, all requests of a
-level at once, and each asks again three times. Ours hands on what lies between the first token and the end every 50 ms
+level at once, each followed by another, the arms in turn and all but one stopped. Ours hands on what lies between the first token and the end every 50 ms
 (``engine.stream_interval_s``), so that its "inter-token" is the time between pieces of several tokens. ``openvino float32``
 is the exact one: ``openvino``, like llama.cpp, rounds activations to 8 bits. The raw arms call the packages in a process
 of their own, without anything of ours. ``transformers serve`` reads the safetensors in bfloat16 (it computes no 8 bit on
@@ -35,8 +35,9 @@ Memory is what a server and its children hold (PSS) after each level. A peer tha
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -44,8 +45,19 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import serve_load as load
-from benchmarks.harness import line, once, read, tree_bytes, write
-from benchmarks.serve_arms import ENGINES, GATEWAYS, Place, Skipped, make_gguf, versions
+from benchmarks.harness import line, read, stop_tree, tree_bytes, write
+from benchmarks.serve_arms import (
+    ENGINES,
+    GATEWAYS,
+    NEW_TOKENS,
+    PROMPTS,
+    Place,
+    RawEngine,
+    Server,
+    Skipped,
+    make_gguf,
+    versions,
+)
 from benchmarks.serve_load import Reply, share, summary
 
 ANSWER = "The capital of France is Paris."
@@ -58,19 +70,8 @@ ASK = {
     "max_tokens": 64,
     "temperature": 0,
 }
-PROMPTS = (
-    "Once upon a time in a small village",
-    "The history of the city of London begins",
-    "def fibonacci(n):",
-    "My card was stolen yesterday and",
-    "The weather in London is usually",
-    "In the middle of the night, the old man",
-    "The most important thing about money is",
-    "A bank is a place where",
-)
-"""Continuations that do not end before 64 tokens."""
-NEW_TOKENS, FEWEST, TIMES = 64, 16, 4
-"""Of each level so many times its number of requests are asked, and at least the fewest."""
+FEWEST, TIMES = 16, 2
+"""Of each level so many times its number of requests are asked in a round, and at least the fewest."""
 BASE = "LiteLLM proxy"
 BESIDE = {
     "Tuneloop, llamacpp": "xllamacpp, raw",
@@ -179,42 +180,50 @@ def measure_engine(shots: Sequence[load.Shot], known: Sequence[int]) -> dict[str
 
 
 def engines(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """One arm is up at a time (idle engines must not take its cores); arms take turns within a round."""
+    """Every arm is up all the time, and stopped (SIGSTOP) while another is measured: idle engines must not take its cores.
+    A round goes through the levels, and at each through the arms, every other round in the opposite order."""
     found: dict[str, list[dict[str, Any]]] = {}
     skipped: list[dict[str, Any]] = []
     with TemporaryDirectory() as folder, Place(Path(folder)) as place:
         make_gguf(place.gguf)
+        arms: dict[str, RawEngine | HttpEngine] = {}
+        for name, start in chosen(ENGINES, options).items():
+            say(f"starting {name}")
+            try:
+                started = start(place, max(options.engine_concurrency))
+            except Skipped as reason:
+                say(f"{name}: skipped: {reason}")
+                skipped.append(line("serve", "engines", name, f"skipped: {reason}", "", [0.0], ok=False,
+                                    command=COMMAND, versions=versions()))  # fmt: skip
+                continue
+            arms[name] = HttpEngine(started, place.key) if isinstance(started, Server) else started
+            stop_tree(arms[name].pids, signal.SIGSTOP)
         for turn in range(options.rounds):
-            for name, start in chosen(ENGINES, options).items():
-                if any(row["arm"] == name for row in skipped):
-                    continue
-                try:
-                    one = engine_once(place, name, start, options.engine_concurrency)
-                except Skipped as reason:
-                    say(f"{name}: skipped: {reason}")
-                    skipped.append(line("serve", "engines", name, f"skipped: {reason}", "", [0.0], ok=False,
-                                        command=COMMAND, versions=versions()))  # fmt: skip
-                    continue
-                found.setdefault(name, []).append(one)
-                speeds = ", ".join(f"{n}: {one[str(n)]['speed']:.0f}" for n in options.engine_concurrency)
-                say(f"round {turn + 1}/{options.rounds}, {name}: tokens/s at {speeds}")
+            for runs in (found.setdefault(name, []) for name in arms):
+                runs.append({})
+            for n in options.engine_concurrency:
+                for name, arm in list(arms.items())[:: -1 if turn % 2 else 1]:
+                    stop_tree(arm.pids, signal.SIGCONT)
+                    one = arm.measure(n, asked(n))
+                    found[name][turn] |= {str(n): one, "memory": sum(map(tree_bytes, arm.pids)) / 1e6}
+                    stop_tree(arm.pids, signal.SIGSTOP)
+                    say(f"round {turn + 1}/{options.rounds}, {n} at once, {name}: {one['speed']:.0f} tokens/s")
     return [row for name, runs in found.items() for row in engine_lines(name, runs, found, options)] + skipped
 
 
-def engine_once(place: Place, name: str, start: Callable[..., Any], levels: Sequence[int]) -> dict[str, Any]:
-    """Start it, measure every level, end it. A raw arm measures itself."""
-    started = start(place, max(levels))
-    if not hasattr(started, "port"):
-        return once(started(PROMPTS, NEW_TOKENS, {n: asked(n) for n in levels}))
-    with started as server:
-        at = (server.port, place.key, server.model)
-        warm = load.understand(ask_engine(*at, 1, 1, stream=True)[0])
-        counted = ask_engine(*at, 1, len(PROMPTS), stream=False) if warm.tokens is None else []
-        known = [load.understand(shot).tokens or 0 for shot in counted]  # one connection: in the order of the prompts
-        levelled = {n: ask_engine(*at, n, asked(n), stream=True) for n in levels}
-        out: dict[str, Any] = {str(n): measure_engine(shots, known) for n, shots in levelled.items()}
-        held = sum(tree_bytes(each.pid) for each in (server, server.behind) if each is not None)
-        return out | {"memory": held / 1e6}
+class HttpEngine:
+    """An engine behind a server, warm."""
+
+    def __init__(self, server: Server, key: str) -> None:
+        self._at = (server.port, key, server.model)
+        self.pids = [each.pid for each in (server, server.behind) if each is not None]
+        warm = load.understand(ask_engine(*self._at, 1, 1, stream=True)[0])
+        counted = ask_engine(*self._at, 1, len(PROMPTS), stream=False) if warm.tokens is None else []
+        self._known = [load.understand(shot).tokens or 0 for shot in counted]  # one connection: in the prompts' order
+
+    def measure(self, at_once: int, count: int) -> dict[str, float]:
+        """Ask for a level."""
+        return measure_engine(ask_engine(*self._at, at_once, count, stream=True), self._known)
 
 
 def asked(level: int) -> int:

@@ -17,13 +17,24 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from benchmarks.harness import ENVIRONMENT, ROOT, Arm, peer_python
+from benchmarks.harness import ENVIRONMENT, ROOT, peer_python, stop_tree
 
 START_S = 300.0
 STAND_INS = str(ROOT / "benchmarks" / "serve_stand_ins.py")
 RAW = str(ROOT / "benchmarks" / "serve_raw.py")
 MAX_RUNNING = 64
-CONTEXT = 512
+CONTEXT, NEW_TOKENS = 512, 64
+PROMPTS = (
+    "Once upon a time in a small village",
+    "The history of the city of London begins",
+    "def fibonacci(n):",
+    "My card was stolen yesterday and",
+    "The weather in London is usually",
+    "In the middle of the night, the old man",
+    "The most important thing about money is",
+    "A bank is a place where",
+)
+"""Continuations that do not end before 64 tokens."""
 LITELLM = ("litellm[proxy]==1.106.2",)
 LLAMA_CPP_PYTHON = ("llama-cpp-python[server]",)
 
@@ -40,7 +51,7 @@ class Server:
     ) -> None:
         self.port, self.model, self._log = port, "instant", log
         self.behind: Server | None = None
-        """Another one that this one needs; it ends with it."""
+        """Another one that this one needs."""
         with log.open("wb") as out:
             self._process = subprocess.Popen(
                 command, stdout=out, stderr=out, stdin=subprocess.DEVNULL, env={**ENVIRONMENT, **env}, cwd=log.parent,
@@ -66,16 +77,9 @@ class Server:
                     sys.exit(f"error: {self._process.args} did not start ({error})\n{said}")
                 time.sleep(0.1)
 
-    def __enter__(self) -> Server:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
     def close(self) -> None:
         """Ask it to end, then kill what is left of its group."""
+        stop_tree([self.pid], signal.SIGCONT)  # it may be stopped
         try:
             os.killpg(self._process.pid, signal.SIGTERM)
             self._process.wait(20)
@@ -84,8 +88,43 @@ class Server:
             self._process.wait()
         except ProcessLookupError:
             self._process.wait()
-        if self.behind is not None:
-            self.behind.close()
+
+
+class RawEngine:
+    """The package itself in a process of its own (serve_raw.py).
+
+    Args:
+        name: The package.
+        settings: For serve_raw.py.
+        log: For what the package says.
+    """
+
+    def __init__(self, name: str, settings: Mapping[str, Any], log: Path) -> None:
+        self._log = log
+        with log.open("wb") as out:
+            self._process = subprocess.Popen(
+                [sys.executable, RAW, name, json.dumps(settings)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                stderr=out, env=ENVIRONMENT, text=True,
+            )  # fmt: skip
+        self.pids = [self._process.pid]
+        self._read()
+
+    def measure(self, at_once: int, count: int) -> dict[str, Any]:
+        """Ask for a level."""
+        assert self._process.stdin is not None
+        print(json.dumps([at_once, count]), file=self._process.stdin, flush=True)
+        return self._read()
+
+    def _read(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        if not (said := self._process.stdout.readline()):
+            sys.exit(f"error: {self._process.args} ended\n{self._log.read_text(errors='replace')[-2000:]}")
+        found: dict[str, Any] = json.loads(said)
+        return found
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.communicate()
 
 
 class Place:
@@ -101,7 +140,7 @@ class Place:
         self.gguf.parent.mkdir()
         self.home = folder / "home"
         self.tokens: list[int] = []
-        self._running: list[Server] = []
+        self._running: list[Server | RawEngine] = []
         self.upstream = ""
         made = subprocess.run(
             [sys.executable, "-m", "tuneloop", "keys", "create", "bench"], env=self.env, capture_output=True, text=True,
@@ -129,6 +168,12 @@ class Place:
         server = Server(command, port, ready, self.folder / f"{name}.log", env or {}, self.key)
         self._running.append(server)
         return server
+
+    def raw(self, name: str, settings: Mapping[str, Any]) -> RawEngine:
+        """Start a package without a server."""
+        engine = RawEngine(name, settings, self.folder / f"{name}.log")
+        self._running.append(engine)
+        return engine
 
     def instant(self, text: str) -> None:
         """Start the stand-in that answers with ``text``."""
@@ -232,16 +277,12 @@ def tuneloop_engine(name: str, *more: str) -> Callable[[Place, int], Server]:
     return start
 
 
-def raw(name: str) -> Callable[[Place, int], Callable[..., Arm]]:
-    """The package itself in a process of its own (serve_raw.py)."""
-
-    def start(place: Place, most: int) -> Callable[..., Arm]:
-        def arm(prompts: Sequence[str], new_tokens: int, counts: Mapping[int, int]) -> Arm:
-            settings = {"file": str(place.gguf), "prompts": prompts, "new_tokens": new_tokens, "counts": dict(counts),
-                        "most": most, "context": CONTEXT}  # fmt: skip
-            return Arm(name, [sys.executable, RAW, name, json.dumps(settings)], {})
-
-        return arm
+def raw(name: str) -> Callable[[Place, int], RawEngine]:
+    def start(place: Place, most: int) -> RawEngine:
+        return place.raw(
+            name,
+            {"file": str(place.gguf), "prompts": PROMPTS, "new_tokens": NEW_TOKENS, "most": most, "context": CONTEXT},
+        )
 
     return start
 

@@ -4,7 +4,8 @@
 
 ``xllamacpp`` is llama.cpp's server as a library, asked from as many threads as there are requests at once; ``openvino`` is
 OpenVINO GenAI's continuous batching, stepped on one thread. Both get the text of the prompts, 64 new tokens, greedy, and
-report when each piece of text came. The last line is JSON.
+report when each piece of text came. Each line of standard input asks for one level, ``[at once, requests]``; each line of
+standard output is JSON: ``{}`` when the engine is ready, then what a level gave.
 """
 
 from __future__ import annotations
@@ -22,7 +23,6 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.harness import tree_bytes
 from benchmarks.serve_load import summary
 
 Times = list[float]
@@ -107,20 +107,26 @@ def openvino(settings: dict[str, Any]) -> Ask:
 
 
 def main() -> None:
+    answers_to = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="ascii")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # libraries print
     ask = {"xllamacpp": xllamacpp, "openvino": openvino}[sys.argv[1]](settings := json.loads(sys.argv[2]))
-    prompts, new = settings["prompts"], settings["new_tokens"]
-    ask(prompts[:1], 1)  # warm
-    out: dict[str, Any] = {}
-    for level, count in settings["counts"].items():  # JSON has made text of the levels
-        began = time.perf_counter()
-        answers = ask([prompts[i % len(prompts)] for i in range(count)], int(level))
-        wall = time.perf_counter() - began
-        made = sum(len(times) - 1 for times in answers)
-        gaps = [b - a for times in answers for a, b in itertools.pairwise(times[1:])]
-        firsts, totals = [t[1] - t[0] for t in answers], [t[-1] - t[0] for t in answers]
-        out[level] = summary(made / wall, totals, firsts, gaps) | {"tokens": made, "expected": count * new}
-    print(json.dumps(out | {"memory": tree_bytes(os.getpid()) / 1e6}), flush=True)
+    ask(settings["prompts"][:1], 1)  # warm
+    print("{}", file=answers_to, flush=True)
+    for said in sys.stdin:
+        print(json.dumps(level(ask, settings, *json.loads(said))), file=answers_to, flush=True)
     os._exit(0)  # the servers' destructors wait for nobody knows what
+
+
+def level(ask: Ask, settings: dict[str, Any], at_once: int, count: int) -> dict[str, float]:
+    """``count`` prompts in turn, so many at once."""
+    prompts = settings["prompts"]
+    began = time.perf_counter()
+    answers = ask([prompts[i % len(prompts)] for i in range(count)], at_once)
+    wall = time.perf_counter() - began
+    made = sum(len(times) - 1 for times in answers)
+    gaps = [b - a for times in answers for a, b in itertools.pairwise(times[1:])]
+    firsts, totals = [t[1] - t[0] for t in answers], [t[-1] - t[0] for t in answers]
+    return summary(made / wall, totals, firsts, gaps) | {"tokens": made, "expected": count * settings["new_tokens"]}
 
 
 if __name__ == "__main__":

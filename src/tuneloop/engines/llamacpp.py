@@ -21,8 +21,8 @@ import secrets
 import shutil
 import tempfile
 import threading
+import time
 from collections import deque
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +32,7 @@ from tuneloop.engines.base import Capabilities, EngineStats, admit, collect
 from tuneloop.engines.config import EngineConfig
 from tuneloop.engines.gguf_header import context_length
 from tuneloop.engines.llamacpp_piece import Guided, Job, Piece, Said
+from tuneloop.engines.llamacpp_slots import Slots
 from tuneloop.engines.platform import available_threads, keep_signals
 from tuneloop.errors import ModelError, ServeError, TuneloopError, need
 from tuneloop.models import load_tokenizer
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
     from tuneloop.models import Bundle
 
 _REPAIR_TOKENS = 3
+_REST_S = 0.005
+"""So long the other answers' tokens of a step may take to come too: waking up for each takes llama.cpp's cores from it."""
 MAX_TOP_LOGPROBS = 20
 _LONGEST_SOCKET_FOLDER = 90
 """A socket's path has at most 107 bytes (unix(7))."""
@@ -91,7 +94,7 @@ class LlamaCppEngine:
         self._lock = threading.Lock()
         self._waiting: deque[Job] = deque()
         self._jobs: dict[str, Job] = {}
-        self._idle: dict[int, tuple[int, ...]] = dict.fromkeys(range(config.max_running), ())
+        self._slots = Slots(config.max_running, remember=config.prefix_cache)
         self._events: queue.SimpleQueue[TokenEvent] = queue.SimpleQueue()
         self._closed = False
         self._queries = self._hits = 0
@@ -107,7 +110,13 @@ class LlamaCppEngine:
             self._start_waiting()
 
     def poll(self, timeout_s: float) -> list[TokenEvent]:
-        return [] if self._closed else collect(self._events, timeout_s)
+        if self._closed:
+            return []
+        events = collect(self._events, timeout_s)
+        if events and len(self._jobs) > 1:
+            time.sleep(_REST_S)
+            events += collect(self._events, 0)
+        return events
 
     def cancel(self, request_id: str) -> None:
         with self._lock:
@@ -143,15 +152,12 @@ class LlamaCppEngine:
         del self._server  # joins llama.cpp's loop
 
     def _start_waiting(self) -> None:
-        """Give waiting jobs to idle slots, each to the one whose last prompt begins most like it. Lock is held."""
-        while self._waiting and self._idle:
+        """Give idle slots to waiting jobs. Lock is held."""
+        while self._waiting and self._slots:
             job = self._waiting.popleft()
-            slot = max(self._idle, key=lambda s: _common_prefix(self._idle[s], job.request.prompt_ids))
+            slot, known = self._slots.take(job.request.prompt_ids)
             self._queries += len(job.request.prompt_ids)
-            if self._prefix_cache:  # at least one token is computed again, for its logits
-                shared = _common_prefix(self._idle[slot], job.request.prompt_ids)
-                self._hits += min(shared, len(job.request.prompt_ids) - 1)
-            del self._idle[slot]
+            self._hits += known
             self._pool.submit(self._run, job, slot)
 
     def _run(self, job: Job, slot: int) -> None:
@@ -162,7 +168,7 @@ class LlamaCppEngine:
         except Exception as problem:  # whatever it was, the request must end
             finish, error = "error", f"{type(problem).__name__}: {problem}"
         with self._lock:
-            self._idle[slot] = job.request.prompt_ids + tuple(job.made)
+            self._slots.give_back(slot, job.request.prompt_ids + tuple(job.made))
             self._finish(job, finish, job.error or error)
             if not self._closed:
                 self._start_waiting()
@@ -223,11 +229,3 @@ def _start(xllamacpp: Any, file: Path, context: int, config: EngineConfig) -> An
         ) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)  # nobody is meant to connect
-
-
-def _common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
-    low, high = 0, min(len(a), len(b))
-    while low < high:  # slices compare at C speed
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if a[:middle] == b[:middle] else (low, middle - 1)
-    return low

@@ -17,7 +17,7 @@ from tuneloop.types import Request, Sampling
 
 pytest.importorskip("xllamacpp", reason="pip install 'tuneloop[llamacpp]'")
 
-from tuneloop.engines.llamacpp import LlamaCppEngine, _common_prefix
+from tuneloop.engines.llamacpp import LlamaCppEngine
 
 
 @pytest.fixture(scope="module")
@@ -88,10 +88,3 @@ def test_it_says_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> N
     generate(engine, [Request("r", (40, 41), Sampling(4))])
     engine.close()
     assert capfd.readouterr() == ("", "")
-
-
-@pytest.mark.parametrize(
-    ("a", "b", "common"), [((), (1,), 0), ((1, 2, 3), (1, 2, 3), 3), ((1, 2, 3), (1, 2, 4, 5), 2), ((2,), (1,), 0)]
-)
-def test_common_prefix(a: tuple[int, ...], b: tuple[int, ...], common: int) -> None:
-    assert _common_prefix(a, b) == common
