@@ -156,6 +156,8 @@ class Cache:
         except OSError as error:
             temporary.unlink(missing_ok=True)
             raise disk_error(error, path) from error
+        finally:
+            self.model.train(self.model.training)  # the frozen layers were told to be still
         return digest.hexdigest()
 
     def _pass(self, forest: Forest) -> Tensor:
