@@ -156,6 +156,10 @@ def gateway_lines(
     ]  # fmt: skip
 
 
+class Failed(Exception):
+    """A request was not answered as it should have been."""
+
+
 def ask_engine(port: int, key: str, model: str, at_once: int, count: int, *, stream: bool) -> list[load.Shot]:
     """``count`` completions, the prompts in turn; none may fail."""
     more = {"stream": True, "stream_options": {"include_usage": True}} if stream else {}
@@ -163,7 +167,7 @@ def ask_engine(port: int, key: str, model: str, at_once: int, count: int, *, str
     requests = [load.request(port, "/v1/completions", body, key) for body in bodies]
     shots = load.closed(port, requests, at_once, count=count)
     if wrong := [r for r in map(load.understand, shots) if r.error]:
-        sys.exit(f"error: {len(wrong)} of {len(shots)} requests failed, such as {wrong[0].error}")
+        raise Failed(f"{len(wrong)} of {len(shots)} requests failed, such as {wrong[0].error}")
     return shots
 
 
@@ -191,12 +195,14 @@ def engines(options: argparse.Namespace) -> list[dict[str, Any]]:
             say(f"starting {name}")
             try:
                 started = start(place, max(options.engine_concurrency))
-            except Skipped as reason:
+                arms[name] = HttpEngine(started, place.key) if isinstance(started, Server) else started
+            except (Skipped, Failed) as reason:
+                if isinstance(reason, Failed) and name.startswith("Tuneloop"):
+                    raise
                 say(f"{name}: skipped: {reason}")
                 skipped.append(line("serve", "engines", name, f"skipped: {reason}", "", [0.0], ok=False,
                                     command=COMMAND, versions=versions()))  # fmt: skip
                 continue
-            arms[name] = HttpEngine(started, place.key) if isinstance(started, Server) else started
             stop_tree(arms[name].pids, signal.SIGSTOP)
         for turn in range(options.rounds):
             for runs in (found.setdefault(name, []) for name in arms):

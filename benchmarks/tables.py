@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -84,16 +85,18 @@ def lines(chosen: Chosen) -> str:
 
 
 def serving() -> str:
-    """The lines of ``serve``: a row a case and arm, a column a metric."""
+    """The lines of ``serve``: a row a case and arm, a column a metric. An arm of another machine than most says so."""
     rows = [json.loads(line) for path in RESULTS.glob("serve_*.jsonl") for line in path.read_text("utf-8").splitlines()]
     out: list[str] = []
     for cases, metrics in SERVE:
         cells: dict[tuple[str, str], dict[str, str]] = {}
-        for row in rows:
-            if re.search(cases, row["case"]):
-                fast = row["metric"] in ("throughput", "speed")
-                ratio = f", {row['ratio']:.3g} × {row['ratio_to']}" if fast and row.get("ratio") else ""
-                cells.setdefault((row["case"], row["arm"]), {})[row["metric"]] = _value(row, count=False) + ratio
+        chosen = [row for row in rows if re.search(cases, row["case"])]
+        usual = Counter(row["hardware"] for row in chosen).most_common(1)[0][0] if chosen else ""
+        for row in chosen:
+            arm = row["arm"] if row["hardware"] == usual else f"{row['arm']} ({row['hardware']})"
+            fast = row["metric"] in ("throughput", "speed")
+            ratio = f", {row['ratio']:.3g} × {row['ratio_to']}" if fast and row.get("ratio") else ""
+            cells.setdefault((row["case"], arm), {})[row["metric"]] = _value(row, count=False) + ratio
         out += ["| case | arm | " + " | ".join(metrics) + " |", "|---" * (len(metrics) + 2) + "|"]
         for (case, arm), found in cells.items():
             skipped = [metric for metric in found if metric.startswith("skipped")]
