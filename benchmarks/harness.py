@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -82,35 +83,36 @@ class PeakMemory:
         return max(self._peak, tree_bytes(os.getpid()))
 
 
-def tree_bytes(pid: int) -> int:
-    """Resident memory of a process and its descendants, private pages and its share of shared ones."""
+def family(pid: int) -> list[Any]:
+    """A process and its descendants (``psutil.Process``); none when it has ended."""
     import psutil
 
     try:
         process = psutil.Process(pid)
-        family = [process, *process.children(recursive=True)]
+        return [process, *process.children(recursive=True)]
     except psutil.Error:
-        return 0
+        return []
+
+
+def tree_bytes(pid: int) -> int:
+    """Resident memory of a process and its descendants, private pages and its share of shared ones."""
+    import psutil
+
     total = 0
-    for member in family:
-        try:
+    for member in family(pid):
+        with suppress(psutil.Error):  # it has just ended
             total += member.memory_full_info().pss
-        except psutil.Error:  # it has just ended
-            continue
     return total
 
 
-def stop_tree(pids: Sequence[int], number: int) -> None:
-    """Send SIGSTOP or SIGCONT to processes and all of their descendants."""
+def signal_tree(pids: Sequence[int], number: int) -> None:
+    """Send a signal, such as SIGSTOP, to processes and all of their descendants."""
     import psutil
 
     for pid in pids:
-        try:
-            process = psutil.Process(pid)
-            for member in (process, *process.children(recursive=True)):
+        for member in family(pid):
+            with suppress(psutil.NoSuchProcess):
                 member.send_signal(number)
-        except psutil.NoSuchProcess:
-            continue
 
 
 def peak_bytes() -> int:

@@ -23,13 +23,14 @@ connection: there a request follows at once upon the other, so that the caches a
 25 ms between two paced ones.
 
 ``engines``: SmolLM2-135M at 8 bit (Q8_0 GGUF), greedy, 64 new tokens, streamed over /v1/completions, all requests of a
-level at once, each followed by another, the arms in turn and all but one stopped. Ours hands on what lies between the first token and the end every 50 ms
-(``engine.stream_interval_s``), so that its "inter-token" is the time between pieces of several tokens. ``openvino float32``
-is the exact one: ``openvino``, like llama.cpp, rounds activations to 8 bits. The raw arms call the packages in a process
-of their own, without anything of ours. ``transformers serve`` reads the safetensors in bfloat16 (it computes no 8 bit on
-a CPU) with continuous batching. llama-cpp-python's server answers one request at a time. vLLM in bfloat16, alone and
-behind Tuneloop, where the environment's TUNELOOP_VLLM names its command (tests/vllm_server.py says how to have one).
-Memory is what a server and its children hold (PSS) after each level. A peer that cannot be had here is a line ``skipped`` with the reason.
+level at once, each followed by another; the arms take turns, and all but one are stopped. Ours hands on what lies
+between the first token and the end every 50 ms (``engine.stream_interval_s``), so that its "inter-token" is the time
+between pieces of several tokens. ``openvino float32`` is the exact one: ``openvino``, like llama.cpp, rounds activations
+to 8 bits. The raw arms call the packages in a process of their own, without anything of ours. ``transformers serve``
+reads the safetensors in bfloat16 (it computes no 8 bit on a CPU) with continuous batching. llama-cpp-python's server
+answers one request at a time. vLLM in bfloat16, alone and behind Tuneloop, where the environment's TUNELOOP_VLLM names
+its command (tests/vllm_server.py says how to have one). Memory is what a server and its children hold (PSS) after each
+level. A peer that cannot be had here, or does not answer, is a line ``skipped`` with the reason.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import serve_load as load
-from benchmarks.harness import line, read, stop_tree, tree_bytes, write
+from benchmarks.harness import line, read, signal_tree, tree_bytes, write
 from benchmarks.serve_arms import (
     ENGINES,
     GATEWAYS,
@@ -203,16 +204,16 @@ def engines(options: argparse.Namespace) -> list[dict[str, Any]]:
                 skipped.append(line("serve", "engines", name, f"skipped: {reason}", "", [0.0], ok=False,
                                     command=COMMAND, versions=versions()))  # fmt: skip
                 continue
-            stop_tree(arms[name].pids, signal.SIGSTOP)
+            signal_tree(arms[name].pids, signal.SIGSTOP)
         for turn in range(options.rounds):
             for runs in (found.setdefault(name, []) for name in arms):
                 runs.append({})
             for n in options.engine_concurrency:
                 for name, arm in list(arms.items())[:: -1 if turn % 2 else 1]:
-                    stop_tree(arm.pids, signal.SIGCONT)
+                    signal_tree(arm.pids, signal.SIGCONT)
                     one = arm.measure(n, asked(n))
                     found[name][turn] |= {str(n): one, "memory": sum(map(tree_bytes, arm.pids)) / 1e6}
-                    stop_tree(arm.pids, signal.SIGSTOP)
+                    signal_tree(arm.pids, signal.SIGSTOP)
                     say(f"round {turn + 1}/{options.rounds}, {n} at once, {name}: {one['speed']:.0f} tokens/s")
     return [row for name, runs in found.items() for row in engine_lines(name, runs, found, options)] + skipped
 

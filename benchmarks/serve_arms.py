@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from benchmarks.harness import ENVIRONMENT, ROOT, peer_python, stop_tree
+from benchmarks.harness import ENVIRONMENT, ROOT, peer_python, signal_tree
 
 START_S = 300.0
 STAND_INS = str(ROOT / "benchmarks" / "serve_stand_ins.py")
@@ -79,7 +79,7 @@ class Server:
 
     def close(self) -> None:
         """Ask it to end, then kill what is left of its group."""
-        stop_tree([self.pid], signal.SIGCONT)  # it may be stopped
+        signal_tree([self.pid], signal.SIGCONT)  # it may be stopped
         try:
             os.killpg(self._process.pid, signal.SIGTERM)
             self._process.wait(20)

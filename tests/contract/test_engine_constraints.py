@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+# pytest finds fixtures by their names here (F401), and a test's argument of such a name hides the import (F811).
 from tests.contract.test_engines import PROMPT, RUNNING, ask, bundles, engine, server  # noqa: F401
 from tests.tiny import tiny_tokenizer
 from tests.tiny_gguf import tiny_gguf
