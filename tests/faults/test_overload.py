@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import math
+import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,6 +31,45 @@ FLAT_BYTES = 4 << 20
 BODY = {"prompt": "I lost my card", "max_tokens": TOKENS}
 
 
+@dataclass(frozen=True)
+class Span:
+    """Something that took from one moment of the system's clock to another, in seconds."""
+
+    begun: float
+    ended: float
+
+    @property
+    def seconds(self) -> float:
+        return self.ended - self.begun
+
+    def without(self, others: Iterable[Span]) -> float:
+        """Its seconds outside of these."""
+        return self.seconds - sum(max(0.0, min(self.ended, o.ended) - max(self.begun, o.begun)) for o in others)
+
+
+TICKS = """
+import time
+while True:
+    due = time.monotonic() + 0.01
+    time.sleep(0.01)
+    if (now := time.monotonic()) > due + 0.1:
+        print(due, now, flush=True)
+"""
+
+
+@contextmanager
+def standstills() -> Iterator[list[Span]]:
+    """When the machine let a process that only sleeps wait for its turn by more than 0.1 s; filled at the end."""
+    found: list[Span] = []
+    with subprocess.Popen([sys.executable, "-I", "-c", TICKS], stdout=subprocess.PIPE, text=True) as ticking:
+        try:
+            yield found
+        finally:
+            ticking.kill()
+            assert ticking.stdout is not None
+            found += [Span(*map(float, line.split())) for line in ticking.stdout]
+
+
 @dataclass
 class Seen:
     """What those who asked have seen."""
@@ -35,7 +78,7 @@ class Seen:
     admitted_s: list[float] = field(default_factory=list)
     codes: set[str] = field(default_factory=set)
     retry_after_s: list[int] = field(default_factory=list)
-    health_s: list[float] = field(default_factory=list)
+    health: list[Span] = field(default_factory=list)
     usage: list[Usage] = field(default_factory=list)
 
 
@@ -55,7 +98,7 @@ async def watch(http: httpx.AsyncClient, here: Service, seen: Seen) -> None:
     while True:
         begun = time.monotonic()
         assert (await http.get("/healthz")).status_code == 200
-        seen.health_s.append(time.monotonic() - begun)
+        seen.health.append(Span(begun, time.monotonic()))
         seen.usage.append(await asyncio.to_thread(Usage.of, here.pid))
         await asyncio.sleep(0.1)
 
@@ -97,7 +140,8 @@ def test_ten_times_too_much_is_refused_in_time_and_the_admitted_are_served_in_ti
     with service(tiny("llama", "chatml"), tmp_path, config) as here:
         service_s = asyncio.run(alone(here))
         can_per_s = PLACES / service_s
-        seen, asked_per_s = asyncio.run(flood(here, OVERLOAD * can_per_s))
+        with standstills() as stood_still:
+            seen, asked_per_s = asyncio.run(flood(here, OVERLOAD * can_per_s))
         after = asyncio.run(alone(here))
         series = here.metrics()
 
@@ -110,11 +154,8 @@ def test_ten_times_too_much_is_refused_in_time_and_the_admitted_are_served_in_ti
     assert len(admitted) > 0.6 * can_per_s * LASTS_S, "while it refuses, it must not answer less than it can"
     assert min(seen.retry_after_s) >= 1
     assert max(seen.retry_after_s) <= math.ceil(bound_s) + 1, "when the queue is empty it is time to come again"
-    probes = sorted(seen.health_s)
-    assert (
-        probes[math.ceil(0.9 * len(probes)) - 1] < 1
-    )  # not the slowest: a shared machine may stand still for a second
-    assert probes[len(probes) // 2] < 0.1
+    assert max(probe.without(stood_still) for probe in seen.health) < 1
+    assert statistics.median(probe.seconds for probe in seen.health) < 0.1
     middle = len(seen.usage) // 2
     assert seen.usage[-1].memory_bytes - seen.usage[middle].memory_bytes < FLAT_BYTES
     assert after < 2 * service_s, "when it is over, it must be as fast as before"
