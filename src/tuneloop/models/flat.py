@@ -233,6 +233,7 @@ def _tile(group: Sequence[_Piece], token_node: Tensor, related: Tensor) -> Tile:
     return Tile(start, end, keys, mask)
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def attention(
     module: nn.Module,
     query: Tensor,

@@ -104,6 +104,8 @@ class TrainConfig(Config):
         "early_stopping_patience": "validation.patience",
         "padding_free": "memory.padding_free",
         "share_prefixes": "memory.share_prefixes",
+        "gradient_checkpointing": "memory.checkpointing",
+        "torch_compile": "memory.compile",
         "lora_rank": "lora.rank",
         "lora_alpha": "lora.alpha",
         "lora_dropout": "lora.dropout",
@@ -225,6 +227,11 @@ class TrainConfig(Config):
             raise ValueError(
                 "a prefix cannot be merged into the weights, so it cannot follow or precede a stage of another method"
                 "\nhint: train it in a run of its own, with model.name the bundle of this one"
+            )
+        if self.memory.compile != "off" and self.parallel.kind != "ddp":
+            raise ValueError(
+                f"memory.compile works in one process or with strategy ddp, and this is {self.parallel.kind}"
+                "\nhint: memory.compile: off"
             )
         if (self.objective == "distil") != (self.distil is not None):
             raise ValueError(

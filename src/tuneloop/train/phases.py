@@ -19,7 +19,7 @@ from torch import nn
 
 from tuneloop.progress import log
 from tuneloop.rundir import CHECKPOINTS, RunDir
-from tuneloop.train import checkpoint, loop
+from tuneloop.train import checkpoint, compiled, loop
 from tuneloop.train.companions import tensors_of
 from tuneloop.train.config import ADAPTERS, TrainConfig
 from tuneloop.train.methods import border, merge, prepare
@@ -104,7 +104,9 @@ def train_phases(
         objective = border.from_border(
             placed.model, objective_of(placed.model, phase), examples, validation, plan, phase, final.parent
         )
+        compiled.arrange(placed.model, objective, examples, plan, phase, final.parent, alone=world.alone)
         fitted = loop.fit(placed.model, objective, examples, validation, plan, phase, out, start, sampler, placed)
+        compiled.remove(placed.model)
         model = placed.restore()
         if not alone:
             kept = tensors_of(trained_parameters(model))

@@ -202,6 +202,10 @@ class MemoryConfig(Config):
     checkpointing: Literal["auto", "on", "off"] = "auto"
     """Recompute activations in the backward pass; auto: only as many layers as the budget asks for."""
 
+    compile: Literal["off", "auto", "on"] = "off"
+    """torch.compile for the layers; auto: measured on rows of the run before its first step, and kept where it pays. Same
+    loss, but a resumed run may round differently. Needs a C++ compiler (CPU) or Triton (GPU)."""
+
     budget_gb: float | None = Field(None, gt=0)
     """Memory the run may take; default: what is free when it starts."""
 
@@ -210,6 +214,11 @@ class MemoryConfig(Config):
 
     max_tokens_per_pass: int | None = Field(None, ge=1)
     """Cut the rows of a step into passes of at most this many tokens (a longer row goes alone)."""
+
+    @field_validator("checkpointing", "compile", mode="before")
+    @classmethod
+    def _switches_of_others(cls, said: object) -> object:
+        return ("on" if said else "off") if isinstance(said, bool) else said
 
 
 class ParallelConfig(Config):

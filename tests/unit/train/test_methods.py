@@ -40,3 +40,11 @@ def test_words_of_other_tools_are_understood() -> None:
     assert loaded.value.lora.rank == 8
     assert loaded.value.lora.targets == ("q_proj", "v_proj")
     assert "lora_rank is read as lora.rank" in loaded.notes
+
+
+def test_switches_of_other_tools_are_understood() -> None:
+    from tuneloop.config import build
+
+    loaded = build(TrainConfig, {"gradient_checkpointing": True, "torch_compile": False})
+    assert (loaded.value.memory.checkpointing, loaded.value.memory.compile) == ("on", "off")
+    assert "torch_compile is read as memory.compile" in loaded.notes

@@ -1,0 +1,219 @@
+"""Regional ``torch.compile``: the layers of the decoder run as compiled programs, which all layers share.
+
+What lies between the products of a layer (norms, rotary positions, gates, sums) becomes few kernels. Attention stays as it
+is, and so do a last layer that gives labelled rows only, validation and generated samples. Whether it pays depends on
+model, machine and length of the run, so ``auto`` measures both ways on rows of the plan before the first step and writes
+down what it found:
+
+    <stage>/compiled.json  {"compile": true, "seconds": …, "plain_s": …, "compiled_s": …, "plan_hash": …}
+
+Compiled code is made for the shapes that are met, in the order in which they are met, so that a resumed run may round
+differently; everything else about a step stays the same.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import nn
+
+from tuneloop.errors import ModelError
+from tuneloop.models import backbone
+from tuneloop.progress import log
+from tuneloop.rundir import write_atomic
+from tuneloop.train import kernels
+from tuneloop.train.config import TrainConfig
+from tuneloop.train.objectives import Objective
+from tuneloop.train.oom import is_out_of_memory
+from tuneloop.train.plan import BatchPlan
+from tuneloop.types import Example
+
+DECISION = "compiled.json"
+BACKEND = "inductor"
+FEWEST_PASSES = 200
+"""``auto``: a shorter run does not give back the minute or two that compiling takes."""
+
+MEASURED = 4
+"""Passes of the plan that are measured, each ``TIMES`` times each way, after one that pays for the programs."""
+
+TIMES = 3
+GAIN = 0.97
+"""``auto``: compiled layers stay where a pass takes at most this share of the time without."""
+
+
+def arrange(
+    model: nn.Module,
+    objective: Objective,
+    examples: Sequence[Example],
+    plan: BatchPlan,
+    config: TrainConfig,
+    folder: Path,
+    *,
+    alone: bool = True,
+) -> None:
+    """Compile the layers of a model if ``memory.compile`` asks for it (``auto``: if that pays).
+
+    Args:
+        model: Prepared by its method.
+        objective: What is minimised.
+        examples: Training rows.
+        plan: Which of them make a pass.
+        config: Of the stage.
+        folder: Of the stage's checkpoints.
+        alone: No other process trains with this one.
+
+    Raises:
+        ModelError: ``compile: on``, and the layers cannot be compiled here.
+    """
+    wanted = config.memory.compile
+    if wanted == "off" or not plan.steps:
+        return
+    passes = [[examples[i] for i in micro] for step in plan.steps[:MEASURED] for micro in step][:MEASURED]
+    attempt = _Attempt(model, objective, passes)
+    if wanted == "on":
+        why = attempt.compiles() if alone else None
+        if why is not None:
+            remove(model)
+            raise ModelError(f"the layers cannot be compiled: {why}", hint="set train.memory.compile=off")
+        apply(model)
+        return
+    why = _decided(attempt, plan, folder, alone=alone)
+    if why is None:
+        apply(model)
+    else:
+        remove(model)
+        log(f"  layers are not compiled: {why}")
+
+
+def apply(model: nn.Module) -> int:
+    """Let the layers run compiled wherever gradients are computed; returns how many do. Calling it again changes nothing."""
+    layers = list(_layers(model))
+    for layer in layers:
+        if not isinstance(layer.__dict__.get("forward"), _Compiled):
+            layer.forward = _Compiled(layer)
+    return len(layers)
+
+
+def remove(model: nn.Module) -> None:
+    """Let the layers run as they did before."""
+    for layer in _layers(model):
+        if isinstance(layer.__dict__.get("forward"), _Compiled):
+            del layer.__dict__["forward"]
+
+
+def _layers(model: nn.Module) -> Sequence[nn.Module]:
+    decoder: Any = backbone(model)
+    return list(decoder.layers[:-1] if kernels.narrows(model) else decoder.layers)
+
+
+class _Compiled:
+    """A layer's forward, compiled for what trains and as it is for validation and generation.
+
+    transformers' layers checkpoint inside of ``forward``; here that is around the program, which is what both know.
+    """
+
+    def __init__(self, layer: Any) -> None:
+        written = type(layer).forward
+        self.layer, self.plain, self.on = layer, layer.forward, True
+        within = MethodType(getattr(written, "__wrapped__", written), layer)
+        self.fast: Callable[..., Any] = torch.compile(within, dynamic=True, backend=BACKEND)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if not (self.on and torch.is_grad_enabled()):
+            return self.plain(*args, **kwargs)
+        if getattr(self.layer, "gradient_checkpointing", False) and self.layer.training:
+            return self.layer._gradient_checkpointing_func(partial(self.fast, **kwargs), *args)
+        return self.fast(*args, **kwargs)
+
+
+def _decided(attempt: _Attempt, plan: BatchPlan, folder: Path, *, alone: bool) -> str | None:
+    """Why the layers stay as they are; None where they are compiled. Measured once a stage."""
+    count = sum(map(len, plan.steps))
+    if not alone:
+        return "several processes train together (train.memory.compile=on compiles there too)"
+    if count < FEWEST_PASSES:
+        return f"{count:,} passes are too few to give back what compiling takes ({FEWEST_PASSES:,} or more)"
+    path = folder / DECISION
+    said = json.loads(path.read_text()) if path.exists() else {}
+    if said.get("plan_hash") != plan.hash:
+        said = attempt.measure() | {"plan_hash": plan.hash}
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, json.dumps(said))
+        if said["compile"]:
+            log(
+                f"  layers are compiled: a pass takes {said['compiled_s']:.3f} s instead of {said['plain_s']:.3f} s "
+                f"(measured in {said['seconds']:.0f} s)"
+            )
+    return None if said["compile"] else str(said["why"])
+
+
+@dataclass(frozen=True, slots=True)
+class _Attempt:
+    """Forward and backward passes beside the run: no weight moves, and the random numbers are set back."""
+
+    model: nn.Module
+    objective: Objective
+    passes: Sequence[Sequence[Example]]
+
+    def compiles(self) -> str | None:
+        """Why the layers cannot be compiled; None when they can, and are."""
+        try:
+            apply(self.model)
+            with torch.random.fork_rng():
+                for rows in self.passes:
+                    self._pass(rows)
+        except Exception as error:  # whatever compilers say
+            if is_out_of_memory(error):
+                return "a compiled pass does not fit into memory"
+            return (str(error).strip() or type(error).__name__).splitlines()[0]
+        return None
+
+    def measure(self) -> dict[str, Any]:
+        """Whether compiled layers are faster, in turns with the others."""
+        begun = time.perf_counter()
+        why = self.compiles()
+        if why is not None:
+            _free()
+            return {"compile": False, "why": why}
+        with torch.random.fork_rng():
+            turns = (rows for _ in range(TIMES) for rows in self.passes)
+            pairs = [(self._pass(rows, compiled=False), self._pass(rows)) for rows in turns]
+        plain_s, compiled_s = (statistics.median(times) for times in zip(*pairs, strict=True))
+        ratio = statistics.median(c / p for p, c in pairs)
+        found = {"plain_s": plain_s, "compiled_s": compiled_s, "seconds": time.perf_counter() - begun}
+        why = f"a pass takes {compiled_s:.3f} s compiled and {plain_s:.3f} s as it is"
+        return {"compile": ratio <= GAIN, "why": why, **found}
+
+    def _pass(self, rows: Sequence[Example], *, compiled: bool = True) -> float:
+        """Seconds of one pass; its gradients are dropped."""
+        for layer in _layers(self.model):
+            layer.forward.on = compiled  # type: ignore[attr-defined]
+        self.model.train()
+        _wait()
+        begun = time.perf_counter()
+        self.objective(self.model, rows).backward()  # type: ignore[no-untyped-call]
+        _wait()
+        spent = time.perf_counter() - begun
+        self.model.zero_grad(set_to_none=True)
+        return spent
+
+
+def _wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def _free() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -1,0 +1,172 @@
+"""Compiled layers compute the same losses and the same weights, and stay only where they are faster."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.runs import assert_same_bits, fit_tiny, losses_of, some_plan, some_rows
+from tests.tiny import tiny_model
+from tuneloop.errors import ConfigError, ModelError
+from tuneloop.train import TrainConfig, compiled
+from tuneloop.train.methods import METHODS
+from tuneloop.train.sections import CheckpointConfig, LoraConfig, MemoryConfig, ValidationConfig
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning",
+    "ignore:The .grad attribute:UserWarning",
+    "ignore:Torchinductor does not support:UserWarning",
+)
+"""PyTorch's own, while it traces and compiles."""
+ROWS, PLAN = some_rows(14), some_plan(14, steps=6)
+
+
+@pytest.fixture(autouse=True)
+def _programs_of_its_own() -> Iterator[None]:
+    torch.compiler.reset()
+    torch._dynamo.utils.counters.clear()
+    yield
+    torch.compiler.reset()
+
+
+@pytest.fixture
+def without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Programs are traced, and run as they were traced: seconds and not a minute."""
+    monkeypatch.setattr(compiled, "BACKEND", "aot_eager")
+
+
+def config(method: str, compile: str, **more: Any) -> TrainConfig:
+    memory = MemoryConfig(compile=compile, checkpointing=more.pop("checkpointing", "off"))  # type: ignore[arg-type]
+    return TrainConfig(
+        method=method, learning_rate=1e-3, trackers=(), lora=LoraConfig(rank=4), memory=memory,
+        checkpoint=CheckpointConfig(every_steps=2), **more,
+    )  # type: ignore[arg-type]  # fmt: skip
+
+
+def run(
+    arch: str, settings: TrainConfig, folder: Path, around: Callable[[Any], Any] = lambda objective: objective
+) -> dict[str, torch.Tensor]:
+    model = prepared(arch, settings)
+
+    def wrap(objective: Any) -> Any:
+        objective = around(objective)
+        compiled.arrange(model, objective, ROWS, PLAN, settings, folder)
+        return objective
+
+    return fit_tiny(model, settings, ROWS, PLAN, folder, wrap=wrap, validation=some_rows(3, seed=2))
+
+
+def prepared(arch: str, settings: TrainConfig) -> Any:
+    model = tiny_model(arch, vocab_size=300, layers=4)  # type: ignore[arg-type]
+    torch.manual_seed(5)
+    return METHODS[settings.method](model, settings)
+
+
+def assert_equal_runs(arch: str, folder: Path, method: str, **more: Any) -> None:
+    ours = run(arch, config(method, "on", **more), folder / "compiled")
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
+    expected = run(arch, config(method, "off", **more), folder / "plain")
+    assert losses_of(folder / "compiled") == pytest.approx(losses_of(folder / "plain"), abs=2e-5)
+    for name, weight in expected.items():
+        assert (ours[name] - weight).norm() <= 1e-3 * max(1.0, weight.norm()), name
+
+
+@pytest.mark.usefixtures("without_a_compiler")
+@pytest.mark.parametrize(("method", "checkpointing"), [("lora", "off"), ("full", "on")])
+def test_layers_traced_for_all_shapes_train_the_same(method: str, checkpointing: str, tmp_path: Path) -> None:
+    assert_equal_runs("llama", tmp_path, method, checkpointing=checkpointing)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["lora", "full", "freeze", "prefix"])
+@pytest.mark.parametrize("arch", ["llama", "qwen2"])
+def test_compiled_layers_train_the_same(arch: str, method: str, tmp_path: Path) -> None:
+    assert_equal_runs(arch, tmp_path, method)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", ["deepseek_v2", "deepseek_v3"])
+def test_compiled_latent_attention_trains_the_same(arch: str, tmp_path: Path) -> None:
+    assert_equal_runs(arch, tmp_path, "lora")
+
+
+@pytest.mark.usefixtures("without_a_compiler")
+def test_layers_share_their_programs(tmp_path: Path) -> None:
+    model = prepared("llama", settings := config("full", "on"))
+    run_of = fit_tiny(model, settings, ROWS, PLAN, tmp_path, wrap=lambda o: (compiled.apply(model), o)[1])
+    assert run_of
+    assert compiled.apply(model) == 3  # the last layer of four gives labelled rows only
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 8
+
+
+class Timed:
+    """Stands for the measurement: passes take as long as it is told."""
+
+    def __init__(self, plain_s: float, compiled_s: float) -> None:
+        self.seconds, self.calls = {False: plain_s, True: compiled_s}, 0
+
+    def __call__(self, attempt: Any, rows: Sequence[Any], *, compiled: bool = True) -> float:
+        self.calls += 1
+        return self.seconds[compiled]
+
+
+@pytest.mark.parametrize(("compiled_s", "stays"), [(0.80, True), (0.99, False), (1.5, False)])
+def test_auto_keeps_what_is_faster_and_asks_once(
+    compiled_s: float, stays: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    timed = Timed(1.0, compiled_s)
+    monkeypatch.setattr(compiled._Attempt, "_pass", lambda self, rows, **how: timed(self, rows, **how))
+    monkeypatch.setattr(compiled, "FEWEST_PASSES", 1)
+    settings = config("full", "auto")
+    for calls in (28, 28):  # four passes that pay for the programs, then three times four pairs; a resumed run none
+        model = prepared("llama", settings)
+        compiled.arrange(model, None, ROWS, PLAN, settings, tmp_path)  # type: ignore[arg-type]
+        assert timed.calls == calls
+        inside = [isinstance(layer.__dict__.get("forward"), compiled._Compiled) for layer in model.model.layers]
+        assert any(inside) == stays
+    assert json.loads((tmp_path / compiled.DECISION).read_text())["compile"] is stays
+    said = capfd.readouterr().err
+    assert (f"{compiled_s:.3f} s instead of 1.000 s" if stays else f"{compiled_s:.3f} s compiled and 1.000 s") in said
+
+
+@pytest.mark.usefixtures("without_a_compiler")
+def test_measuring_leaves_no_trace_in_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled, "FEWEST_PASSES", 1)
+    monkeypatch.setattr(compiled, "GAIN", 0.0)  # never
+    measured = run("llama", config("full", "auto"), tmp_path / "measured", noisy)
+    assert json.loads((tmp_path / "measured" / compiled.DECISION).read_text())["seconds"] > 0
+    assert_same_bits(measured, run("llama", config("full", "off"), tmp_path / "plain", noisy))
+
+
+def noisy(objective: Any) -> Any:
+    """An objective that draws a random number."""
+    return lambda model, rows: objective(model, rows) * (0.5 + torch.rand(()))
+
+
+def test_a_short_run_is_not_worth_it(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    run("llama", config("full", "auto", validation=ValidationConfig(every_steps=6)), tmp_path)
+    assert "layers are not compiled: 6 passes are too few" in capfd.readouterr().err
+    assert not (tmp_path / compiled.DECISION).exists()
+
+
+def test_what_cannot_be_compiled_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> Any:
+        raise RuntimeError("no C++ compiler\nmore")
+
+    monkeypatch.setattr(compiled, "FEWEST_PASSES", 1)
+    monkeypatch.setattr(compiled, "BACKEND", broken)
+    with pytest.raises(ModelError, match="cannot be compiled") as caught:
+        run("llama", config("full", "on"), tmp_path / "on")
+    assert "memory.compile=off" in str(caught.value.hint)
+    run("llama", config("full", "auto"), tmp_path / "auto")
+    assert json.loads((tmp_path / "auto" / compiled.DECISION).read_text())["compile"] is False
+
+
+def test_layers_that_are_cut_are_refused() -> None:
+    with pytest.raises((ConfigError, ValueError), match=r"memory\.compile works in one process or with strategy ddp"):
+        TrainConfig.model_validate({"memory": {"compile": "on"}, "parallel": {"strategy": "fsdp"}})
