@@ -167,6 +167,7 @@ class _Attempt:
 
     def compiles(self) -> str | None:
         """Why the layers cannot be compiled; None when they can, and are."""
+        log("  compiling the layers: a minute or more")
         try:
             apply(self.model)
             with torch.random.fork_rng():
