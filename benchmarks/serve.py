@@ -23,7 +23,7 @@ connection: there a request follows at once upon the other, so that the caches a
 25 ms between two paced ones.
 
 ``engines``: SmolLM2-135M at 8 bit (Q8_0 GGUF), greedy, 64 new tokens, streamed over /v1/completions, all requests of a
-level at once, each followed by another; the arms take turns, and all but one are stopped. Ours hands on what lies
+level at once, each followed by three others; the arms take turns, and all but one are stopped. Ours hands on what lies
 between the first token and the end every 50 ms (``engine.stream_interval_s``), so that its "inter-token" is the time
 between pieces of several tokens. ``openvino float32`` is the exact one: ``openvino``, like llama.cpp, rounds activations
 to 8 bits. The raw arms call the packages in a process of their own, without anything of ours. ``transformers serve``
@@ -71,7 +71,7 @@ ASK = {
     "max_tokens": 64,
     "temperature": 0,
 }
-FEWEST, TIMES = 16, 2
+FEWEST, TIMES = 16, 4
 """Of each level so many times its number of requests are asked in a round, and at least the fewest."""
 BASE = "LiteLLM proxy"
 BESIDE = {
