@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from tests.runs import assert_same_bits, fit_tiny, losses_of, some_plan, some_rows
 from tests.tiny import tiny_model
 from tuneloop.errors import ConfigError, ModelError
 from tuneloop.train import TrainConfig, compiled
 from tuneloop.train.methods import METHODS
+from tuneloop.train.objectives import create
 from tuneloop.train.sections import CheckpointConfig, LoraConfig, MemoryConfig, ValidationConfig
 
 pytestmark = pytest.mark.filterwarnings(
@@ -165,6 +167,42 @@ def test_what_cannot_be_compiled_is_said(tmp_path: Path, monkeypatch: pytest.Mon
     assert "memory.compile=off" in str(caught.value.hint)
     run("llama", config("full", "auto"), tmp_path / "auto")
     assert json.loads((tmp_path / "auto" / compiled.DECISION).read_text())["compile"] is False
+
+
+def test_a_failed_trial_leaves_no_gradients(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled, "FEWEST_PASSES", 1)
+    model = prepared("llama", settings := config("full", "auto"))
+    objective = create(model, settings)
+
+    def broken(network: Any, rows: Sequence[Any]) -> Any:
+        objective(network, rows).backward()
+        raise RuntimeError("the program of the backward pass does not compile")
+
+    compiled.arrange(model, broken, ROWS, PLAN, settings, tmp_path)
+    assert json.loads((tmp_path / compiled.DECISION).read_text())["why"].startswith("the program of the backward")
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_what_has_nothing_to_do_with_compiling_is_said_as_it_is(tmp_path: Path) -> None:
+    def refuses(*_: Any) -> Any:
+        raise ModelError("a row is too long")
+
+    model = prepared("llama", settings := config("full", "on"))
+    with pytest.raises(ModelError, match="a row is too long"):
+        compiled.arrange(model, refuses, ROWS, PLAN, settings, tmp_path)
+
+
+@pytest.mark.parametrize("method", ["select", "full"])
+def test_layers_that_change_or_are_not_known_stay_as_they_are(
+    method: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    known = method == "select"
+    small = GPT2Config(n_layer=2, n_head=2, n_embd=16, vocab_size=300, n_positions=64)
+    model: Any = tiny_model("llama", vocab_size=300, layers=2) if known else GPT2LMHeadModel(small)
+    compiled.arrange(model, None, ROWS, PLAN, config(method, "on"), tmp_path)  # type: ignore[arg-type]
+    said = "trains others every few steps" if known else "those of GPT2LMHeadModel are not known"
+    assert f"layers are not compiled: {'method select ' if known else ''}{said}" in capfd.readouterr().err
+    compiled.remove(model)
 
 
 def test_layers_that_are_cut_are_refused() -> None:

@@ -16,16 +16,19 @@ if TYPE_CHECKING:
 _forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
-KEPT_AREA = 1 << 15
+KEPT_AREA = 1 << 14
 """Queries x keys up to which a tile keeps its probabilities: plain products then take two thirds of the time of
 PyTorch's fused backward pass, which computes them again (half for grouped heads, whose keys it must see repeated)."""
 
+_EXACT = (torch.float32, torch.float64)
+
 
 def fits(q_1HTD: Tensor, k_1GTD: Tensor, v_1GTD: Tensor) -> bool:
-    """Whether ``Tiled`` can compute this."""
+    """Whether ``Tiled`` can compute this: PyTorch's fused attention on a CPU wants heads of one width, and plain products
+    in 16 bits would round the scores."""
     return (
         q_1HTD.device.type == "cpu"
-        and q_1HTD.dtype in (torch.float32, torch.float64)
+        and (q_1HTD.dtype in _EXACT or q_1HTD.shape[-1] == v_1GTD.shape[-1])
         and q_1HTD.dtype == k_1GTD.dtype == v_1GTD.dtype
         and not torch.is_autocast_enabled("cpu")
     )
@@ -75,7 +78,7 @@ class Tiled(torch.autograd.Function):
             k_GKD, v_GKD = gather(k_GTD, tile.keys), gather(v_GTD, tile.keys)
             compute = _by_products if _small(q_GRQD, k_GKD, v_GKD) else _fused
             out_GRTD[:, :, tile.start : tile.end], keep = compute(q_GRQD, k_GKD, v_GKD, tile.mask_QK, scaling)
-            kept.append(keep)
+            kept.append(keep if any(ctx.needs_input_grad) else None)  # nothing is held where nothing trains
         ctx.save_for_backward(q_GRTD, k_GTD, v_GTD, out_1THD, *kept)
         ctx.plan, ctx.scaling = plan, scaling
         return out_1THD
@@ -109,8 +112,9 @@ def _grouped(x_1THD: Tensor, groups: int) -> Tensor:
 
 
 def _small(q_GRQD: Tensor, k_GKD: Tensor, v_GKD: Tensor) -> bool:
-    """Whether a tile is computed by plain products; PyTorch's fused attention on a CPU wants heads of one width."""
-    return q_GRQD.shape[2] * k_GKD.shape[1] <= KEPT_AREA or q_GRQD.shape[-1] != v_GKD.shape[-1]
+    """Whether a tile is computed by plain products: small ones, and all of those that the fused one cannot compute."""
+    small = q_GRQD.shape[2] * k_GKD.shape[1] <= KEPT_AREA and q_GRQD.dtype in _EXACT
+    return small or q_GRQD.shape[-1] != v_GKD.shape[-1]
 
 
 def _by_products(

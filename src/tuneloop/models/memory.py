@@ -9,7 +9,8 @@ Training holds, for P parameters of which T are trained:
                                                  average of the weights, if one is kept, T · bytes
     activations   tokens · bytes · Σ over layers of what backward needs (``layer_activations``; counted as in Korthikanti
                   et al. 2022, Reducing Activation Recomputation, without the attention matrix, which fused attention
-                  does not keep); with checkpointing one vector a layer, and one layer whole
+                  does not keep; on a CPU short rows do, a tenth more); with checkpointing one vector a layer, and
+                  one layer whole
     logits        labelled tokens · vocab · 4 · 2, at most 1,024 tokens at a time (the loss is computed in chunks)
     runtime       0.6 GB                        (Python, PyTorch and its kernels)
 

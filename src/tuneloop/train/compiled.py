@@ -13,7 +13,6 @@ differently; everything else about a step stays the same.
 
 from __future__ import annotations
 
-import gc
 import json
 import statistics
 import time
@@ -27,14 +26,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from tuneloop.errors import ModelError
-from tuneloop.models import backbone
+from tuneloop.errors import ModelError, TuneloopError
+from tuneloop.models import backbone, causal_model
 from tuneloop.progress import log
 from tuneloop.rundir import write_atomic
 from tuneloop.train import kernels
 from tuneloop.train.config import TrainConfig
 from tuneloop.train.objectives import Objective
-from tuneloop.train.oom import is_out_of_memory
+from tuneloop.train.oom import free_memory, is_out_of_memory
 from tuneloop.train.plan import BatchPlan
 from tuneloop.types import Example
 
@@ -49,6 +48,8 @@ MEASURED = 4
 TIMES = 3
 GAIN = 0.97
 """``auto``: compiled layers stay where a pass takes at most this share of the time without."""
+
+_OUT_OF_MEMORY = "a compiled pass does not fit into memory"
 
 
 def arrange(
@@ -78,11 +79,19 @@ def arrange(
     wanted = config.memory.compile
     if wanted == "off" or not plan.steps:
         return
+    if config.method == "select":  # and all that may train would be tried at once
+        log("  layers are not compiled: method select trains others every few steps")
+        return
+    if not _layers(model):
+        log(f"  layers are not compiled: those of {type(causal_model(model)).__name__} are not known")
+        return
     passes = [[examples[i] for i in micro] for step in plan.steps[:MEASURED] for micro in step][:MEASURED]
     attempt = _Attempt(model, objective, passes)
     if wanted == "on":
         why = attempt.compiles() if alone else None
-        if why is not None:
+        if why == _OUT_OF_MEMORY:  # the loop makes its passes smaller
+            free_memory()
+        elif why is not None:
             remove(model)
             raise ModelError(f"the layers cannot be compiled: {why}", hint="set train.memory.compile=off")
         apply(model)
@@ -92,6 +101,7 @@ def arrange(
         apply(model)
     else:
         remove(model)
+        free_memory()
         log(f"  layers are not compiled: {why}")
 
 
@@ -105,15 +115,17 @@ def apply(model: nn.Module) -> int:
 
 
 def remove(model: nn.Module) -> None:
-    """Let the layers run as they did before."""
-    for layer in _layers(model):
-        if isinstance(layer.__dict__.get("forward"), _Compiled):
-            del layer.__dict__["forward"]
+    """Let the layers run as they did before, and forget their programs: another stage needs others."""
+    made = [layer for layer in _layers(model) if isinstance(layer.__dict__.get("forward"), _Compiled)]
+    for layer in made:
+        del layer.__dict__["forward"]
+    if made:
+        torch.compiler.reset()
 
 
 def _layers(model: nn.Module) -> Sequence[nn.Module]:
-    decoder: Any = backbone(model)
-    return list(decoder.layers[:-1] if kernels.narrows(model) else decoder.layers)
+    layers = list(getattr(backbone(model), "layers", ()))
+    return layers[:-1] if kernels.narrows(model) else layers
 
 
 class _Compiled:
@@ -173,10 +185,10 @@ class _Attempt:
             with torch.random.fork_rng():
                 for rows in self.passes:
                     self._pass(rows)
+        except TuneloopError:  # has nothing to do with compiling
+            raise
         except Exception as error:  # whatever compilers say
-            if is_out_of_memory(error):
-                return "a compiled pass does not fit into memory"
-            return (str(error).strip() or type(error).__name__).splitlines()[0]
+            return _OUT_OF_MEMORY if is_out_of_memory(error) else _first_line(error)
         return None
 
     def measure(self) -> dict[str, Any]:
@@ -184,11 +196,15 @@ class _Attempt:
         begun = time.perf_counter()
         why = self.compiles()
         if why is not None:
-            _free()
             return {"compile": False, "why": why}
-        with torch.random.fork_rng():
-            turns = (rows for _ in range(TIMES) for rows in self.passes)
-            pairs = [(self._pass(rows, compiled=False), self._pass(rows)) for rows in turns]
+        try:
+            with torch.random.fork_rng():
+                turns = (rows for _ in range(TIMES) for rows in self.passes)
+                pairs = [(self._pass(rows, compiled=False), self._pass(rows)) for rows in turns]
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return {"compile": False, "why": _OUT_OF_MEMORY}
         plain_s, compiled_s = (statistics.median(times) for times in zip(*pairs, strict=True))
         ratio = statistics.median(c / p for p, c in pairs)
         found = {"plain_s": plain_s, "compiled_s": compiled_s, "seconds": time.perf_counter() - begun}
@@ -202,11 +218,12 @@ class _Attempt:
         self.model.train()
         _wait()
         begun = time.perf_counter()
-        self.objective(self.model, rows).backward()  # type: ignore[no-untyped-call]
-        _wait()
-        spent = time.perf_counter() - begun
-        self.model.zero_grad(set_to_none=True)
-        return spent
+        try:
+            self.objective(self.model, rows).backward()  # type: ignore[no-untyped-call]
+            _wait()
+        finally:
+            self.model.zero_grad(set_to_none=True)
+        return time.perf_counter() - begun
 
 
 def _wait() -> None:
@@ -214,7 +231,5 @@ def _wait() -> None:
         torch.cuda.synchronize()
 
 
-def _free() -> None:
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -90,7 +90,7 @@ class Passes:
                 said = (str(error).strip() or type(error).__name__).splitlines()[0]
             # Outside of the handler: the exception's frames would keep the activations of the failed pass.
             optimizer.zero_grad(set_to_none=True)
-            _free()
+            free_memory()
             if why:
                 raise ResourceError(f"{why} ({said})", hint=SMALLER)
             self._shrink(passes)
@@ -146,7 +146,8 @@ def _restore(state: tuple[Any, Any]) -> None:
         torch.cuda.set_rng_state_all(state[1])
 
 
-def _free() -> None:
+def free_memory() -> None:
+    """Give back what a failed pass held."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

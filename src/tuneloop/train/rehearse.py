@@ -1,5 +1,5 @@
 """A rehearsal: two steps of each stage, saved, merged, loaded again and asked, so that what could go wrong at the end of a
-long run goes wrong in a minute. It is the real run in all but its length."""
+long run goes wrong in a minute. It is the real run in all but its length (and ``memory.compile: auto``, which is not weighed)."""
 
 from __future__ import annotations
 
