@@ -71,6 +71,11 @@ class Interrupted(TuneloopError):
     exit_code = 75
 
 
+def first_line(error: BaseException) -> str:
+    """What another library says, for a sentence of ours: the first line of its message, or its name."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def need(module: str, extra: str) -> ModuleType:
     """Import an optional dependency or say which extra installs it."""
     try:

@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from tuneloop.data.readers import is_readable
-from tuneloop.errors import DataError, need
+from tuneloop.errors import DataError, first_line, need
 from tuneloop.progress import log
 from tuneloop.store import is_offline
 
@@ -234,7 +234,8 @@ def _not_here(dataset: str, command: str) -> DataError:
 
 
 def _unreachable(place: str, dataset: str, error: BaseException) -> DataError:
-    said = (str(error).strip() or type(error).__name__).splitlines()[0]
     return DataError(
-        f"{place} did not give it: {said}", where=dataset, hint="check the network, or copy it here and name its folder"
+        f"{place} did not give it: {first_line(error)}",
+        where=dataset,
+        hint="check the network, or copy it here and name its folder",
     )

@@ -13,7 +13,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from tuneloop import store
 from tuneloop.config import Config
-from tuneloop.errors import MissingExtraError, ModelError, ResourceError, need
+from tuneloop.errors import MissingExtraError, ModelError, ResourceError, first_line, need
 from tuneloop.models.bundle import open_bundle
 from tuneloop.models.catalogue import Entry, find, looks_local, suggest
 from tuneloop.progress import log
@@ -202,9 +202,8 @@ def _not_here(name: str, entry: Entry | None) -> ModelError:
 
 
 def _unreachable(place: str, repo: str, error: BaseException) -> ModelError:
-    text = (str(error).strip() or type(error).__name__).splitlines()[0]
     return ModelError(
-        f"{place} did not give {repo}: {text}",
+        f"{place} did not give {repo}: {first_line(error)}",
         hint="check the network, or try model.source=modelscope, or a folder: model.name=./my-model",
     )
 

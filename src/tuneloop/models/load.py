@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tuneloop.errors import ModelError, need
+from tuneloop.errors import ModelError, first_line, need
 from tuneloop.models.adapters import merge_adapter, read_adapter
 from tuneloop.models.bundle import Bundle, need_base, open_bundle
 
@@ -93,7 +93,7 @@ def load_tokenizer(source: Bundle | Path | str) -> PreTrainedTokenizerFast:
             )
     except (OSError, ValueError, KeyError, ImportError, AttributeError) as error:
         raise ModelError(
-            f"the tokenizer cannot be loaded: {_first_line(error)}",
+            f"the tokenizer cannot be loaded: {first_line(error)}",
             where=str(bundle.path),
             hint="the folder needs tokenizer.json and tokenizer_config.json of the model",
         ) from error
@@ -117,7 +117,7 @@ def _load_weights(bundle: Bundle, dtype: str, place: Any, four_bit: bool) -> Pre
             )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         raise ModelError(
-            f"the model cannot be loaded: {_first_line(error)}",
+            f"the model cannot be loaded: {first_line(error)}",
             where=str(bundle.path),
             hint="fetch or copy the folder again; an architecture this new may need: pip install -U transformers",
         ) from error
@@ -161,7 +161,7 @@ def _with_adapter(base: Any, bundle: Bundle, merge: bool) -> Any:
             return (merge_adapter(model) if merge else model).eval()
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ModelError(
-            f"the adapter does not fit its base: {_first_line(error)}",
+            f"the adapter does not fit its base: {first_line(error)}",
             where=str(bundle.path),
             hint=f"check that {bundle.base} is the model it was trained on",
         ) from error
@@ -214,7 +214,3 @@ def quiet() -> Iterator[None]:
         hf.set_verbosity(level)
         if bars:
             hf.enable_progress_bar()
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

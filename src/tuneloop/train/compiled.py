@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tuneloop.errors import ModelError, TuneloopError
+from tuneloop.errors import ModelError, TuneloopError, first_line
 from tuneloop.models import backbone, causal_model
 from tuneloop.progress import log
 from tuneloop.rundir import write_atomic
@@ -107,25 +107,29 @@ def arrange(
 
 def apply(model: nn.Module) -> int:
     """Let the layers run compiled wherever gradients are computed; returns how many do. Calling it again changes nothing."""
-    layers = list(_layers(model))
+    layers = _layers(model)
     for layer in layers:
-        if not isinstance(layer.__dict__.get("forward"), _Compiled):
+        if not _is_compiled(layer):
             layer.forward = _Compiled(layer)
     return len(layers)
 
 
 def remove(model: nn.Module) -> None:
     """Let the layers run as they did before, and forget their programs: another stage needs others."""
-    made = [layer for layer in _layers(model) if isinstance(layer.__dict__.get("forward"), _Compiled)]
+    made = [layer for layer in _layers(model) if _is_compiled(layer)]
     for layer in made:
         del layer.__dict__["forward"]
     if made:
         torch.compiler.reset()
 
 
-def _layers(model: nn.Module) -> Sequence[nn.Module]:
+def _layers(model: nn.Module) -> list[Any]:
     layers = list(getattr(backbone(model), "layers", ()))
     return layers[:-1] if kernels.narrows(model) else layers
+
+
+def _is_compiled(layer: nn.Module) -> bool:
+    return isinstance(layer.__dict__.get("forward"), _Compiled)
 
 
 class _Compiled:
@@ -187,8 +191,8 @@ class _Attempt:
                     self._pass(rows)
         except TuneloopError:  # has nothing to do with compiling
             raise
-        except Exception as error:  # whatever compilers say
-            return _OUT_OF_MEMORY if is_out_of_memory(error) else _first_line(error)
+        except Exception as error:  # compilers and backends raise what they like, and the run can go on without them
+            return _OUT_OF_MEMORY if is_out_of_memory(error) else first_line(error)
         return None
 
     def measure(self) -> dict[str, Any]:
@@ -214,12 +218,12 @@ class _Attempt:
     def _pass(self, rows: Sequence[Example], *, compiled: bool = True) -> float:
         """Seconds of one pass; its gradients are dropped."""
         for layer in _layers(self.model):
-            layer.forward.on = compiled  # type: ignore[attr-defined]
+            layer.forward.on = compiled
         self.model.train()
         _wait()
         begun = time.perf_counter()
         try:
-            self.objective(self.model, rows).backward()  # type: ignore[no-untyped-call]
+            self.objective(self.model, rows).backward()  # type: ignore[no-untyped-call]  # torch does not type it
             _wait()
         finally:
             self.model.zero_grad(set_to_none=True)
@@ -229,7 +233,3 @@ class _Attempt:
 def _wait() -> None:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from tuneloop.errors import ResourceError
+from tuneloop.errors import ResourceError, first_line
 from tuneloop.progress import log
 from tuneloop.types import Example
 
@@ -87,7 +87,7 @@ class Passes:
                 if not is_out_of_memory(error):
                     raise
                 why = _why_not_again(error)
-                said = (str(error).strip() or type(error).__name__).splitlines()[0]
+                said = first_line(error)
             # Outside of the handler: the exception's frames would keep the activations of the failed pass.
             optimizer.zero_grad(set_to_none=True)
             free_memory()
