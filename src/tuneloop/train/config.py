@@ -252,6 +252,13 @@ class TrainConfig(Config):
     def handles_too_long(self) -> Literal["drop", "split", "fail"]:
         return self.too_long or ("split" if self.objective == "pretrain" else "drop")
 
+    def for_a_few_steps(self) -> TrainConfig:
+        """The same without what pays in a long run only: a teacher computed ahead, and weighing whether to compile."""
+        distil = self.distil and self.distil.model_copy(update={"top_k": 0})
+        compile = "off" if self.memory.compile == "auto" else self.memory.compile
+        memory = self.memory.model_copy(update={"compile": compile})
+        return self.model_copy(update={"distil": distil, "memory": memory})
+
     def phases(self) -> tuple[TrainConfig, ...]:
         """One configuration for each stage (of an ordinary run: itself)."""
         if not self.stages:

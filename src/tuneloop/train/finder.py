@@ -24,7 +24,7 @@ from tuneloop.progress import Progress
 from tuneloop.rundir import RunDir
 from tuneloop.train.config import DEFAULT_LEARNING_RATE, TrainConfig
 from tuneloop.train.rows import tokenise
-from tuneloop.train.teaching import open_teacher, without_cache
+from tuneloop.train.teaching import open_teacher
 
 STEPS = 60
 DECADES = 3
@@ -88,7 +88,7 @@ def find_learning_rate(
     from tuneloop.train import objectives, stage
     from tuneloop.train.methods import four_bit, prepare
 
-    phase = without_cache(config).phases()[0]
+    phase = config.for_a_few_steps().phases()[0]
     tokenizer = load_tokenizer(model_folder)
     chat = Chat(tokenizer, template=chat_template)
     examples = tokenise(chat, records_folder, "train", phase).examples

@@ -53,7 +53,7 @@ def onednn_is_faster() -> bool:
 def product(x_MK: Tensor, w_NK: Tensor, bias_N: Tensor | None = None) -> Tensor:
     """x w^T (+ bias) without autograd; any strides."""
     wide = x_MK.shape[0] * x_MK.shape[1] * w_NK.shape[0] >= SMALLEST
-    eager = not torch.compiler.is_compiling()
+    eager = not torch.compiler.is_compiling()  # a program chooses its own products
     if eager and wide and x_MK.dtype == torch.float32 and x_MK.device.type == "cpu" and onednn_is_faster():
         return torch.ops.mkldnn._linear_pointwise(x_MK, w_NK, bias_N, "none", [], "")  # type: ignore[no-any-return]
     return x_MK @ w_NK.t() if bias_N is None else torch.addmm(bias_N, x_MK, w_NK.t())

@@ -14,7 +14,6 @@ from tuneloop.rundir import RunDir
 from tuneloop.train import stage
 from tuneloop.train.config import TrainConfig
 from tuneloop.train.rows import tokenise
-from tuneloop.train.teaching import without_cache
 from tuneloop.types import Example
 
 ANSWER_TOKENS = 16
@@ -77,7 +76,7 @@ def rehearse(
     from tuneloop.train.samples import generate, split
 
     whole: list[tuple[int, int]] = []
-    quiet = _quick(without_cache(config.model_copy(update={"trackers": ()})))
+    quiet = config.for_a_few_steps().model_copy(update={"trackers": ()})
     begun = time.perf_counter()
     done = stage.run(
         quiet, model_folder, records_folder, out,
@@ -108,13 +107,6 @@ def rehearse(
         answer=chat.decode(answer),
         warnings=done.warnings,
     )
-
-
-def _quick(config: TrainConfig) -> TrainConfig:
-    """The same configuration without what only a long run would decide on."""
-    if config.memory.compile != "auto":
-        return config
-    return config.model_copy(update={"memory": config.memory.model_copy(update={"compile": "off"})})
 
 
 def _first(chat: Chat, records_folder: Path, config: TrainConfig) -> Example:

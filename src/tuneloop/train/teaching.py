@@ -17,11 +17,6 @@ if TYPE_CHECKING:
     from tuneloop.train.objectives import Teacher
 
 
-def without_cache(config: TrainConfig) -> TrainConfig:
-    """The same configuration with the teacher beside the student: for a few steps, nothing is computed ahead."""
-    return config.model_copy(update={"distil": config.distil and config.distil.model_copy(update={"top_k": 0})})
-
-
 def open_teacher(
     config: TrainConfig,
     folder: Path | None,
