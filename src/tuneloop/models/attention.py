@@ -72,13 +72,13 @@ class Tiled(torch.autograd.Function):
         q_GRTD = q_1HTD[0].view(len(k_GTD), -1, *q_1HTD.shape[2:])
         out_1THD = q_1HTD.new_empty(1, tokens, heads, v_GTD.shape[-1])
         out_GRTD = _grouped(out_1THD, len(k_GTD))
-        kept = []
+        kept, trains = [], any(ctx.needs_input_grad)  # where nothing trains, nothing is held
         for tile in plan.tiles:
             q_GRQD = q_GRTD[:, :, tile.start : tile.end]
             k_GKD, v_GKD = gather(k_GTD, tile.keys), gather(v_GTD, tile.keys)
             compute = _by_products if _small(q_GRQD, k_GKD, v_GKD) else _fused
             out_GRTD[:, :, tile.start : tile.end], keep = compute(q_GRQD, k_GKD, v_GKD, tile.mask_QK, scaling)
-            kept.append(keep if any(ctx.needs_input_grad) else None)  # nothing is held where nothing trains
+            kept.append(keep if trains else None)
         ctx.save_for_backward(q_GRTD, k_GTD, v_GTD, out_1THD, *kept)
         ctx.plan, ctx.scaling = plan, scaling
         return out_1THD
@@ -142,7 +142,7 @@ def _fused(
     q_GRQD: Tensor, k_GKD: Tensor, v_GKD: Tensor, mask_QK: Tensor | None, scaling: float
 ) -> tuple[Tensor, Tensor]:
     """What a tile gives, and the logarithms of the sums below its probabilities; a key head's queries are a batch."""
-    k, v = (x[:, None].expand(-1, q_GRQD.shape[1], -1, -1) for x in (k_GKD, v_GKD))
+    k, v = (_shared(x, q_GRQD) for x in (k_GKD, v_GKD))
     out, logsumexp = _forward(q_GRQD, k, v, 0.0, mask_QK is None, attn_mask=mask_QK, scale=scaling)
     return out, logsumexp
 
@@ -152,12 +152,15 @@ def _fused_back(
     mask_QK: Tensor | None, scaling: float,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of queries, keys and values."""
-    k, v = (x[:, None].expand(-1, q_GRQD.shape[1], -1, -1) for x in (k_GKD, v_GKD))
+    k, v = (_shared(x, q_GRQD) for x in (k_GKD, v_GKD))
     causal = mask_QK is None
-    dq, dk, dv = _backward(
-        g_GRQD, q_GRQD, k, v, out_GRQD, logsumexp, 0.0, causal, attn_mask=mask_QK, scale=scaling
-    )  # fmt: skip
+    dq, dk, dv = _backward(g_GRQD, q_GRQD, k, v, out_GRQD, logsumexp, 0.0, causal, attn_mask=mask_QK, scale=scaling)
     return dq, dk.sum(1), dv.sum(1)
+
+
+def _shared(x_GKD: Tensor, q_GRQD: Tensor) -> Tensor:
+    """A key head for each of its query heads: G x R x K x D, a view."""
+    return x_GKD[:, None].expand(-1, q_GRQD.shape[1], -1, -1)
 
 
 @functools.lru_cache(maxsize=64)

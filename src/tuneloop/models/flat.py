@@ -233,6 +233,7 @@ def _tile(group: Sequence[_Piece], token_node: Tensor, related: Tensor) -> Tile:
     return Tile(start, end, keys, mask)
 
 
+# A layout is Python objects, of another length in every batch: compiled layers call this as it is (torch types no decorator).
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 def attention(
     module: nn.Module,
