@@ -53,6 +53,9 @@ UNLIMITED_TOKENS = 1 << 30
 _PROBE = Request("probe", tuple(PROBE_IDS))
 _PROBE_GRAMMAR = Request("probe", tuple(PROBE_IDS), Sampling(PROBE_TOKENS, grammar=PROBE_GRAMMAR))
 SHUTDOWN_S = 10.0
+DYING_S = 5.0
+"""The connections of a server that was started here break a moment before it can be seen to be dead: so long is that
+waited for. A server that lives breaks none."""
 
 
 class UpstreamEngine:
@@ -82,6 +85,8 @@ class UpstreamEngine:
         self._lock = threading.Lock()
         self._jobs: dict[str, Future[None] | None] = {}
         self._events: queue.SimpleQueue[TokenEvent] = queue.SimpleQueue()
+        self._broken = threading.Event()
+        """A connection has failed since the last look."""
         self._closed = False
         self._clients: tuple[aiohttp.ClientSession, ...] = ()
         try:
@@ -113,8 +118,9 @@ class UpstreamEngine:
         if self._own is not None:
             self._own.check()
         events = collect(self._events, timeout_s)
-        if self._own is not None and any(e.finish == "error" for e in events):
-            self._own.check(patience_s=1.0)  # its connections break a moment before it can be seen to be dead
+        if self._own is not None and self._broken.is_set():
+            self._broken.clear()
+            self._own.check(DYING_S)
         return events
 
     def cancel(self, request_id: str) -> None:
@@ -258,6 +264,7 @@ class UpstreamEngine:
             self._emit(job, TokenEvent(job.request.id, finish="error", error=error.what))
         except (self._aiohttp.ClientError, TimeoutError) as error:
             problem = f"the connection to the server failed: {type(error).__name__}: {error}"
+            self._broken.set()
             self._emit(job, TokenEvent(job.request.id, finish="error", error=problem))
         except Exception as error:  # whatever it was, the request must end
             problem = f"the server sent what cannot be understood: {type(error).__name__}: {error}"
@@ -277,6 +284,7 @@ class UpstreamEngine:
         if ended is not None:
             return ended
         if len(job.made) == before or not isinstance(self.dialect, LlamaServer):
+            self._broken.set()
             raise ServeError("the server ended its stream without saying why")
         return False
 
