@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import queue
 import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,6 +33,55 @@ def config(stall_timeout_s: float = 30.0, **fake: object) -> EngineConfig:
     return EngineConfig(
         name="fake", stall_timeout_s=stall_timeout_s, fake=FakeConfig(**{"token_delay_s": 0.01, **fake})
     )
+
+
+Start = Callable[[EngineConfig, "Listener"], EngineProcess]
+
+
+class Loop(asyncio.SelectorEventLoop):
+    """An event loop that runs on a thread of its own and says when it has begun to read something."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reading = threading.Event()
+        self.thread = threading.Thread(target=self.run_forever, daemon=True)
+        self.thread.start()
+
+    def add_reader(self, fd: Any, callback: Any, *args: Any) -> None:  # type: ignore[override]
+        super().add_reader(fd, callback, *args)
+        self.reading.set()
+
+    def end(self) -> None:
+        self.call_soon_threadsafe(self.stop)
+        self.thread.join()
+        self.close()
+
+
+@pytest.fixture
+def loop() -> Iterator[Loop]:
+    made = Loop()
+    yield made
+    if not made.is_closed():
+        made.end()
+
+
+@pytest.fixture(params=["a thread reads", "a loop reads"])
+def start(request: pytest.FixtureRequest) -> Start:
+    """Starts an engine's process whose messages are read as in a program of one's own, or as in the gateway."""
+
+    def started(config: EngineConfig, heard: Listener) -> EngineProcess:
+        process = EngineProcess(config, None, heard).start()
+        if request.param == "a loop reads":
+            read_on(request.getfixturevalue("loop"), process)
+        return process
+
+    return started
+
+
+def read_on(loop: Loop, process: EngineProcess) -> None:
+    loop.reading.clear()
+    process.read_on(loop)
+    assert loop.reading.wait(10)
 
 
 class Listener:
@@ -53,16 +106,16 @@ class Listener:
         return ended
 
     def first_tokens(self, count: int) -> None:
-        seen = set()
+        seen: set[str] = set()
         while len(seen) < count:
             event = self.queue.get(timeout=10)
             assert event.finish is None
             seen.add(event.request_id)
 
 
-def test_killed_under_load_ends_what_had_begun_with_an_error_and_comes_back() -> None:
+def test_killed_under_load_ends_what_had_begun_with_an_error_and_comes_back(start: Start) -> None:
     heard = Listener()
-    with EngineProcess(config(), None, heard).start() as process:
+    with start(config(), heard) as process:
         for i in range(3):
             process.submit(Request(f"r{i}", PROMPT, LONG))
         heard.first_tokens(3)
@@ -77,29 +130,29 @@ def test_killed_under_load_ends_what_had_begun_with_an_error_and_comes_back() ->
         assert process.restarts == 1
 
 
-def test_a_request_without_a_token_is_tried_once_more(tmp_path: Path) -> None:
+def test_a_request_without_a_token_is_tried_once_more(start: Start, tmp_path: Path) -> None:
     heard = Listener()
     faulty = config(crash_after_tokens=1, fault_once_file=tmp_path / "crashed")  # the first token is the warm-up's
-    with EngineProcess(faulty, None, heard).start() as process:
+    with start(faulty, heard) as process:
         process.submit(Request("again", PROMPT, Sampling(max_tokens=3)))
         assert heard.ends(1)["again"].finish == "length"
         assert process.restarts == 1
     assert (tmp_path / "crashed").exists()
 
 
-def test_a_request_that_kills_the_engine_every_time_ends_with_an_error() -> None:
+def test_a_request_that_kills_the_engine_every_time_ends_with_an_error(start: Start) -> None:
     heard = Listener()
-    with EngineProcess(config(crash_after_tokens=1), None, heard).start() as process:
+    with start(config(crash_after_tokens=1), heard) as process:
         process.submit(Request("poison", PROMPT, Sampling(max_tokens=3)))
         end = heard.ends(1)["poison"]
         assert end.finish == "error"
         assert process.restarts == 2  # the first life and the one retry
 
 
-def test_a_hung_engine_is_noticed_killed_and_replaced(tmp_path: Path) -> None:
+def test_a_hung_engine_is_noticed_killed_and_replaced(start: Start, tmp_path: Path) -> None:
     heard = Listener()
     hanging = config(0.7, hang_after_tokens=4, fault_once_file=tmp_path / "hung")
-    with EngineProcess(hanging, None, heard).start() as process:
+    with start(hanging, heard) as process:
         process.submit(Request("stuck", PROMPT, LONG))
         end = heard.ends(1)["stuck"]
         assert end.finish == "error"
@@ -109,9 +162,9 @@ def test_a_hung_engine_is_noticed_killed_and_replaced(tmp_path: Path) -> None:
         assert heard.ends(1)["after"].finish == "length"
 
 
-def test_a_stopped_engine_is_a_hung_engine() -> None:
+def test_a_stopped_engine_is_a_hung_engine(start: Start) -> None:
     heard = Listener()
-    with EngineProcess(config(0.7), None, heard).start() as process:
+    with start(config(0.7), heard) as process:
         process.submit(Request("stopped", PROMPT, LONG))
         heard.first_tokens(1)
         assert process.pid is not None
@@ -119,9 +172,9 @@ def test_a_stopped_engine_is_a_hung_engine() -> None:
         assert heard.ends(1)["stopped"].finish == "error"
 
 
-def test_a_stopped_engine_does_not_hold_up_those_who_submit() -> None:
+def test_a_stopped_engine_does_not_hold_up_those_who_submit(start: Start) -> None:
     heard = Listener()
-    with EngineProcess(config(1.0, context_tokens=200_000), None, heard).start() as process:
+    with start(config(1.0, context_tokens=200_000), heard) as process:
         assert process.pid is not None
         os.kill(process.pid, signal.SIGSTOP)
         began = time.monotonic()
@@ -132,17 +185,60 @@ def test_a_stopped_engine_does_not_hold_up_those_who_submit() -> None:
         assert {e.finish for e in ends.values()} == {"length"}
 
 
-def test_idle_is_not_hung() -> None:
+def test_a_loop_reads_also_after_a_restart(loop: Loop) -> None:
+    heard, threads = Listener(), set[threading.Thread]()
+
+    def listen(events: list[TokenEvent]) -> None:
+        threads.add(threading.current_thread())
+        heard(events)
+
+    with EngineProcess(config(), None, listen).start() as process:
+        process.read_on(loop)
+        for life in range(2):
+            assert loop.reading.wait(10)
+            loop.reading.clear()
+            process.submit(Request(f"life{life}", PROMPT, Sampling(max_tokens=3)))
+            assert heard.ends(1)[f"life{life}"].finish == "length"
+            assert process.pid is not None
+            os.kill(process.pid, signal.SIGKILL)
+            wait_for(lambda: process.state is State.RESTARTING)
+    assert threads == {loop.thread}
+
+
+def test_an_engine_is_not_hung_while_nobody_has_read_what_it_says(loop: Loop) -> None:
     heard = Listener()
-    with EngineProcess(config(0.3), None, heard).start() as process:
+    with EngineProcess(config(0.7), None, heard).start() as process:
+        read_on(loop, process)
+        process.submit(Request("unread", PROMPT, LONG))
+        heard.first_tokens(1)
+        loop.call_soon_threadsafe(time.sleep, 1.5)
+        assert heard.ends(1)["unread"].finish == "length"
+        assert process.restarts == 0
+
+
+def test_a_loop_that_has_ended_hinders_nobody(loop: Loop) -> None:
+    heard = Listener()
+    process = EngineProcess(config(), None, heard).start()
+    read_on(loop, process)
+    process.submit(Request("left", PROMPT, LONG))
+    loop.end()
+    began = time.monotonic()
+    process.close()
+    assert time.monotonic() - began < 2.0
+    assert heard.ends(1)["left"].finish == "cancelled"
+
+
+def test_idle_is_not_hung(start: Start) -> None:
+    heard = Listener()
+    with start(config(0.3), heard) as process:
         time.sleep(1.0)
         assert process.ready
         assert process.restarts == 0
 
 
-def test_requests_accepted_while_it_restarts_are_answered_and_can_be_cancelled() -> None:
+def test_requests_accepted_while_it_restarts_are_answered_and_can_be_cancelled(start: Start) -> None:
     heard = Listener()
-    with EngineProcess(config(), None, heard).start() as process:
+    with start(config(), heard) as process:
         assert process.pid is not None
         os.kill(process.pid, signal.SIGKILL)
         wait_for(lambda: process.state is State.RESTARTING)
@@ -153,9 +249,9 @@ def test_requests_accepted_while_it_restarts_are_answered_and_can_be_cancelled()
         assert (ends["early"].finish, ends["unwanted"].finish) == ("length", "cancelled")
 
 
-def test_ctrl_c_and_sigterm_do_not_reach_the_engine() -> None:
+def test_ctrl_c_and_sigterm_do_not_reach_the_engine(start: Start) -> None:
     heard = Listener()
-    with EngineProcess(config(), None, heard).start() as process:
+    with start(config(), heard) as process:
         process.submit(Request("survivor", PROMPT, LONG))
         heard.first_tokens(1)
         assert process.pid is not None
@@ -166,9 +262,9 @@ def test_ctrl_c_and_sigterm_do_not_reach_the_engine() -> None:
         assert process.restarts == 0
 
 
-def test_close_ends_what_is_in_flight_and_leaves_no_process() -> None:
+def test_close_ends_what_is_in_flight_and_leaves_no_process(start: Start) -> None:
     heard = Listener()
-    process = EngineProcess(config(), None, heard).start()
+    process = start(config(), heard)
     pid = process.pid
     process.submit(Request("left", PROMPT, LONG))
     process.close()
@@ -265,9 +361,9 @@ def hoarder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> EngineConfig:
 
 
 @pytest.mark.parametrize("token", [7, 8], ids=["itself", "a-child-of-it"])
-def test_too_much_memory_costs_a_restart_and_a_clean_error(hoarder: EngineConfig, token: int) -> None:
+def test_too_much_memory_costs_a_restart_and_a_clean_error(start: Start, hoarder: EngineConfig, token: int) -> None:
     heard = Listener()
-    with EngineProcess(hoarder, None, heard).start() as process:
+    with start(hoarder, heard) as process:
         process.submit(Request("greedy", (9, token) * 2000, Sampling(max_tokens=4000)))
         end = heard.ends(1, 60)["greedy"]
         assert end.finish == "error"
@@ -278,9 +374,9 @@ def test_too_much_memory_costs_a_restart_and_a_clean_error(hoarder: EngineConfig
         assert process.restarts == 1
 
 
-def test_within_the_limit_nothing_happens(hoarder: EngineConfig) -> None:
+def test_within_the_limit_nothing_happens(start: Start, hoarder: EngineConfig) -> None:
     heard = Listener()
-    with EngineProcess(hoarder, None, heard).start() as process:
+    with start(hoarder, heard) as process:
         process.submit(Request("long", (9,) * 200, Sampling(max_tokens=100)))
         assert heard.ends(1)["long"].finish == "length"
         assert process.restarts == 0

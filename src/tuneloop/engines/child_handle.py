@@ -6,7 +6,10 @@ module, and its standard output goes to standard error, so that a chatty library
 
 from __future__ import annotations
 
+import asyncio
 import os
+import pickle
+import queue
 import select
 import signal
 import socket
@@ -15,9 +18,8 @@ import subprocess
 import sys
 import threading
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
-from multiprocessing.connection import Connection
-from multiprocessing.reduction import ForkingPickler
 from typing import TYPE_CHECKING
 
 from tuneloop.engines.config import EngineConfig
@@ -30,6 +32,10 @@ if TYPE_CHECKING:
 
 _LENGTH = struct.Struct("!i")
 """What ``Connection`` puts before a message of up to 2 GiB."""
+READ_BYTES = 262_144
+"""Read from the child at a time."""
+DETACH_S = 5.0
+"""How long an event loop that does not turn is waited for."""
 
 
 class ChildHandle:
@@ -49,10 +55,10 @@ class ChildHandle:
                 env=engine_environment(),
                 start_new_session=True,  # Ctrl-C in the terminal is the parent's to handle
             )
-        self._pipe: Connection[ToChild, FromChild] = Connection(os.dup(ours.fileno()))
-        self._readable = select.poll()  # ``Connection.poll`` makes a new selector every time
-        self._readable.register(self._pipe, select.POLLIN)
-        self._outbox = Outbox(ours)
+        self._socket = ours
+        self._readable = select.poll()
+        self._readable.register(ours, select.POLLIN)
+        self._inbox, self._outbox = Inbox(ours), Outbox(ours)
         self.send(Load(config, bundle, os.getpid()))
 
     @property
@@ -63,16 +69,21 @@ class ChildHandle:
         """Send without waiting: a child that does not read must not hold up its parent. A dead one gets nothing."""
         self._outbox.put(message)
 
-    def receive(self, timeout_s: float) -> FromChild | None:
-        """The next message, or None when none came in time.
+    def fileno(self) -> int:
+        """What can be read when the child has said something, or is gone."""
+        return self._socket.fileno()
+
+    def unread(self, timeout_s: float = 0.0) -> bool:
+        """Whether there is something to read; waits for it."""
+        return bool(self._readable.poll(timeout_s * 1000))
+
+    def read(self) -> list[FromChild]:
+        """The messages that have come whole; does not wait.
 
         Raises:
             EOFError: The child is gone.
         """
-        try:
-            return self._pipe.recv() if self._readable.poll(timeout_s * 1000) else None
-        except OSError as error:
-            raise EOFError from error
+        return self._inbox.read()
 
     def end(self, patience_s: float) -> str:
         """Wait for it to end by itself, kill it and what it has started after ``patience_s``; says how it ended."""
@@ -82,8 +93,103 @@ class ChildHandle:
             os.killpg(self._process.pid, signal.SIGKILL)  # it leads a session and so a group of its own
             code = self._process.wait()
         self._outbox.close()
-        self._pipe.close()
         return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+
+
+class LoopReader:
+    """Has an event loop read what a child says. Made and used by another thread.
+
+    Args:
+        loop: Reads, from its next turn on.
+        child: Is read.
+        take: Called on the loop; returns why the child must go, or None.
+    """
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, child: ChildHandle, take: Callable[[list[FromChild]], str | None]
+    ) -> None:
+        self._loop, self._child, self._take = loop, child, take
+        self._ended: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._call(lambda: loop.add_reader(child, self._read))
+
+    def wait(self, timeout_s: float) -> str | None:
+        """Why the child must go; None when there is nothing to say against it yet.
+
+        Raises:
+            EOFError: The child is gone.
+        """
+        try:
+            problem = self._ended.get(timeout=timeout_s)
+        except queue.Empty:
+            return None
+        if problem is None:
+            raise EOFError
+        return problem
+
+    def close(self) -> None:
+        """The loop looks at the child no more when this returns. Not to be called on the loop."""
+        done = threading.Event()
+
+        def end() -> None:
+            self._loop.remove_reader(self._child)
+            done.set()
+
+        if self._call(end):
+            done.wait(DETACH_S)
+
+    def _read(self) -> None:
+        problem: str | None = None
+        try:
+            if (problem := self._take(self._child.read())) is None:
+                return
+        except EOFError:
+            pass
+        self._loop.remove_reader(self._child)
+        self._ended.put(problem)
+
+    def _call(self, what: Callable[[], object]) -> bool:
+        """False when the loop has been closed, and looks at nothing."""
+        try:
+            self._loop.call_soon_threadsafe(what)
+        except RuntimeError:
+            return False
+        return True
+
+
+class Inbox:
+    """Takes messages apart that ``Connection.send`` has sent: all that are there in one go, and never waits for the rest
+    of one, as ``Connection.recv`` does.
+
+    Args:
+        ours: One end of a socket pair.
+    """
+
+    def __init__(self, ours: socket.socket) -> None:
+        self._socket, self._rest = ours, bytearray()
+
+    def read(self) -> list[FromChild]:
+        """See ``ChildHandle.read``."""
+        try:
+            data = self._socket.recv(READ_BYTES, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return []
+        except OSError as error:
+            raise EOFError from error
+        if not data:
+            raise EOFError
+        self._rest += data
+        found: list[FromChild] = []
+        at = 0
+        with memoryview(self._rest) as rest:
+            while len(rest) - at >= _LENGTH.size:
+                begin = at + _LENGTH.size
+                end = begin + _LENGTH.unpack_from(rest, at)[0]
+                if end > len(rest):
+                    break
+                found.append(pickle.loads(rest[begin:end]))  # noqa: S301 -- our own child wrote it
+                at = end
+        del self._rest[:at]
+        return found
 
 
 class Outbox:
@@ -104,7 +210,7 @@ class Outbox:
 
     def put(self, message: ToChild) -> None:
         """Send; nothing happens when the other end is gone."""
-        data = bytes(ForkingPickler.dumps(message))
+        data = pickle.dumps(message)
         data = _LENGTH.pack(len(data)) + data
         with self._changed:
             if self._closed:

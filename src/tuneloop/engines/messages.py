@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from tuneloop.engines.base import Capabilities, EngineStats
 from tuneloop.engines.config import EngineConfig
 from tuneloop.errors import TuneloopError
-from tuneloop.types import Request, TokenEvent
+from tuneloop.types import Request, TokenEvent, packed
 
 if TYPE_CHECKING:
     from tuneloop.models import Bundle
@@ -23,6 +23,7 @@ class Load:
     parent_pid: int
 
 
+@packed
 @dataclass(frozen=True, slots=True)
 class Submit:
     request: Request
@@ -66,6 +67,7 @@ class Failed:
         return self.kind(self.what, where=self.where, hint=self.hint)
 
 
+@packed
 @dataclass(frozen=True, slots=True)
 class Events:
     events: list[TokenEvent]

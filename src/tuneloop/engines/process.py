@@ -7,6 +7,7 @@ off from half a second to half a minute.
 
 from __future__ import annotations
 
+import asyncio
 import enum
 import os
 import threading
@@ -18,13 +19,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from tuneloop.engines.base import Capabilities, EngineStats
-from tuneloop.engines.child_handle import ChildHandle
+from tuneloop.engines.child_handle import ChildHandle, LoopReader
 from tuneloop.engines.config import EngineConfig
 from tuneloop.engines.memory import MemoryLimit
 from tuneloop.engines.messages import (
     Cancel,
     Events,
-    Failed,
     FromChild,
     Ready,
     Score,
@@ -78,7 +78,8 @@ class EngineProcess:
     Args:
         config: The engine to run in it.
         bundle: The model (None only for the fake engine).
-        deliver: Is given the token events in lists, mostly on the supervising thread. It must not block.
+        deliver: Is given the token events in lists, on the supervising thread or where ``read_on`` says. It must not
+            block.
     """
 
     def __init__(self, config: EngineConfig, bundle: Bundle | None, deliver: Deliver) -> None:
@@ -86,7 +87,7 @@ class EngineProcess:
             name, reason = choose(config, bundle)
             log(f"engine: {name}, because {reason}")
             config = config.model_copy(update={"name": name})
-        MemoryLimit(config.max_memory_bytes, os.getpid())  # says now what it lacks
+        self._memory = MemoryLimit(config.max_memory_bytes, os.getpid())  # says now what it lacks
         self.config, self.bundle = config, bundle
         self.name = config.name
         self.capabilities = Capabilities()
@@ -104,6 +105,7 @@ class EngineProcess:
         self._error: TuneloopError | None = None
         self._closing = threading.Event()
         self._scoring: Future[Scored] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._supervise, name="engine-supervisor", daemon=True)
 
     def start(self, *, wait: bool = True) -> EngineProcess:
@@ -122,6 +124,13 @@ class EngineProcess:
         self._started.wait()
         if self._error is not None:
             raise self._error
+
+    def read_on(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Have an event loop take what the child says: one thread less between a token and who waits for it.
+
+        ``deliver`` is called on the loop from then on; what the supervising thread has to say still comes on that.
+        """
+        self._loop = loop
 
     def __enter__(self) -> EngineProcess:
         return self if self._thread.is_alive() else self.start()
@@ -193,7 +202,7 @@ class EngineProcess:
         return scored.values
 
     def close(self) -> None:
-        """Stop the child. Requests in flight end with ``cancelled`` events. Can be called twice."""
+        """Stop the child. Requests in flight end with ``cancelled`` events. Can be called twice, not on the loop."""
         with self._lock:
             self._closing.set()
         if self._thread.is_alive():
@@ -248,39 +257,53 @@ class EngineProcess:
         return reason
 
     def _listen(self, child: ChildHandle) -> str:
-        """Take messages until the child must go; says why. Raises EOFError when it has died by itself."""
+        """Watch until the child must go; says why. Raises EOFError when it has died by itself."""
         born = time.monotonic()
-        memory = MemoryLimit(self.config.max_memory_bytes, child.pid)
-        while not self._closing.is_set():
-            message = child.receive(TICK_S)
-            if problem := memory.problem(now=isinstance(message, Ready)):  # a model that is too big never becomes ready
-                return problem
-            if message is not None:
-                if problem := self._take(message):
+        self._memory = MemoryLimit(self.config.max_memory_bytes, child.pid)
+        reader: LoopReader | None = None
+        try:
+            while not self._closing.is_set():
+                if reader is None and self._loop is not None and self._ready_at is not None:
+                    reader = LoopReader(self._loop, child, self._take)
+                if reader is not None:
+                    problem = reader.wait(TICK_S)
+                else:
+                    problem = self._take(child.read() if child.unread(TICK_S) else [])
+                if problem := problem or self._memory.problem() or self._overdue(born, child):
                     return problem
-                continue
-            now = time.monotonic()
-            if self._ready_at is None:
-                if now - born > self.config.start_timeout_s:
-                    return f"it was not ready after {self.config.start_timeout_s:g} s (engine.start_timeout_s)"
-            elif self._held and now - self._progress_at > self.config.stall_timeout_s:
-                return f"no token for {self.config.stall_timeout_s:g} s with {len(self._held)} requests running"
+        finally:
+            if reader is not None:
+                reader.close()
         return "closed"
 
-    def _take(self, message: FromChild) -> str | None:
-        if isinstance(message, Events):
-            self._account(message.events)
-            self._deliver(message.events)
-        elif isinstance(message, Stats):
-            self.stats = message.stats
-        elif isinstance(message, Ready):
-            self._on_ready(message)
-        elif isinstance(message, Scored):
-            if self._scoring is not None:
-                self._scoring.set_result(message)
-        elif isinstance(message, Failed):
-            self._error = message.to_error() if not self._started.is_set() else None
-            return message.what
+    def _overdue(self, born: float, child: ChildHandle) -> str | None:
+        """What it should have done by now. What it has said and nobody has read yet may be that."""
+        now, config = time.monotonic(), self.config
+        if self._ready_at is None:
+            if now - born > config.start_timeout_s and not child.unread():
+                return f"it was not ready after {config.start_timeout_s:g} s (engine.start_timeout_s)"
+        elif self._held and now - self._progress_at > config.stall_timeout_s and not child.unread():
+            return f"no token for {config.stall_timeout_s:g} s with {len(self._held)} requests running"
+        return None
+
+    def _take(self, messages: list[FromChild]) -> str | None:
+        """Act on what the child says; returns why it must go, or None."""
+        for message in messages:
+            if isinstance(message, Events):
+                self._account(message.events)
+                self._deliver(message.events)
+            elif isinstance(message, Stats):
+                self.stats = message.stats
+            elif isinstance(message, Ready):
+                if problem := self._memory.problem(now=True):  # a model that is too big never becomes ready
+                    return problem
+                self._on_ready(message)
+            elif isinstance(message, Scored):
+                if self._scoring is not None:
+                    self._scoring.set_result(message)
+            else:
+                self._error = message.to_error() if not self._started.is_set() else None
+                return message.what
         return None
 
     def _on_ready(self, message: Ready) -> None:

@@ -94,8 +94,12 @@ class Hub:
         return min(waiting, len(self._background)) if len(self._streams) > len(self._background) else 0
 
     def deliver(self, events: list[TokenEvent]) -> None:
-        """Take events from the engine's thread."""
-        if self.loop is not None and not self.loop.is_closed():
+        """Take events: on the loop at once, from another thread on the loop's next turn."""
+        if self.loop is None or self.loop.is_closed():
+            return
+        if asyncio._get_running_loop() is self.loop:
+            self._dispatch(events)
+        else:
             self.loop.call_soon_threadsafe(self._dispatch, events)
 
     def open(self, requests: Sequence[Request], *, background: bool = False) -> Stream:

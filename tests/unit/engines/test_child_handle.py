@@ -1,4 +1,4 @@
-"""Messages to a child: in order and whole however slowly it reads, and never a wait for whoever sends."""
+"""Messages between two processes: in order and whole however slowly it reads, and never a wait for whoever sends."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ import time
 from multiprocessing.connection import Connection
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tuneloop.engines.child_handle import Outbox
-from tuneloop.engines.messages import Cancel
+from tuneloop.engines.child_handle import Inbox, Outbox
+from tuneloop.engines.messages import Cancel, Events, FromChild
+from tuneloop.types import TokenEvent
 
 LONG = 300_000
 """More than a socket takes at once."""
@@ -73,3 +75,43 @@ def test_an_end_that_is_gone_gets_nothing() -> None:
     for _ in range(3):
         outbox.put(Cancel("x" * LONG))
     outbox.close()
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.sampled_from([0, 1, 5_000, 50_000]), max_size=5), st.data())
+def test_what_comes_in_any_pieces_is_read_whole_in_order_and_without_waiting(
+    sizes: list[int], data: st.DataObject
+) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        sent: list[FromChild] = [Events([TokenEvent("r", tuple(range(size)))]) for size in sizes]
+        wire = b"".join(_on_the_wire(message) for message in sent)
+        inbox, got = Inbox(ours), []
+        while wire:
+            cut = data.draw(st.integers(1, min(len(wire), 100_000)))
+            theirs.sendall(wire[:cut])
+            wire = wire[cut:]
+            got += inbox.read()
+            assert got == sent[: len(got)]
+        assert got == sent
+        assert inbox.read() == [], "nothing more has come"
+        theirs.close()
+        with pytest.raises(EOFError):
+            inbox.read()
+
+
+def _on_the_wire(message: FromChild) -> bytes:
+    """What ``multiprocessing.connection.Connection`` makes of it."""
+    ours, theirs = socket.socketpair()
+    sender: Connection[FromChild, Any] = Connection(theirs.detach())
+
+    def send() -> None:
+        with sender:
+            sender.send(message)
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    with ours, ours.makefile("rb") as wire:
+        found = wire.read()
+    thread.join()
+    return found
