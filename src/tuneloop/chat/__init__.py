@@ -13,7 +13,7 @@ from tuneloop.chat.calls import CallFormat
 from tuneloop.chat.chat import Chat
 from tuneloop.chat.examples import refusal
 from tuneloop.chat.reasoning import opens_reasoning, split_reasoning
-from tuneloop.chat.stream import Detokenizer, StopStrings
+from tuneloop.chat.stream import Detokenizer, StopStrings, Vocabulary
 from tuneloop.chat.templates import BUILT_IN
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "Chat",
     "Detokenizer",
     "StopStrings",
+    "Vocabulary",
     "opens_reasoning",
     "refusal",
     "split_reasoning",

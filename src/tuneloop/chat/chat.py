@@ -15,7 +15,7 @@ from tuneloop.chat.calls import PROBE, CallFormat
 from tuneloop.chat.examples import encode
 from tuneloop.chat.hidden import MARK, Hidden
 from tuneloop.chat.reasoning import CLOSE, OPEN, answer_text, separate, split_reasoning
-from tuneloop.chat.stream import Detokenizer, bytes_of, special_ids
+from tuneloop.chat.stream import Detokenizer, Vocabulary
 from tuneloop.errors import DataError, ModelError
 from tuneloop.types import Dropped, Example, Message, Record
 
@@ -52,6 +52,7 @@ class Chat:
         if template is not None:
             tokenizer.chat_template = self.template
         self.template_hash: str = hashlib.sha256(self.template.encode()).hexdigest()
+        self._vocabulary = Vocabulary(tokenizer)
         self._added = {str(t): i for i, t in tokenizer.added_tokens_decoder.items()}
         self._bos = self._implied_bos()
         self._end_text = ""
@@ -215,11 +216,11 @@ class Chat:
     def stream(self, *, calls: bool = False) -> Detokenizer:
         """The text of an answer while it arrives; with ``calls``, control tokens that mark calls are part of it."""
         markers = self.call_format.syntax.markers if calls and self.call_format else ()
-        return Detokenizer(self.tokenizer, frozenset(self._added[m] for m in markers if m in self._added))
+        return Detokenizer(self._vocabulary, frozenset(self._added[m] for m in markers if m in self._added))
 
     def token_bytes(self, token_id: int) -> bytes:
         """What one token stands for; half a character is half a character."""
-        return bytes_of(self.tokenizer, token_id)
+        return self._vocabulary.bytes_of(token_id)
 
     def split_reasoning(self, text: str, prompt: str) -> tuple[str | None, str]:
         """Reasoning (None when there is none) and answer of what was generated after ``prompt``."""
@@ -261,7 +262,7 @@ class Chat:
         """Matches the strings that would be read as control tokens: the special ones and the template's markers."""
         probe = [Message("user", "a"), Message("assistant", "b"), Message("user", "c")]
         shown = self.render(probe, generation=True)
-        special = special_ids(self.tokenizer)
+        special = self._vocabulary.special
         words = [w for w, i in self._added.items() if (i in special or w in shown) and w not in (OPEN, CLOSE)]
         words = [w for w in words if len(w.strip()) > 1]
         return re.compile("|".join(map(re.escape, [*sorted(words, key=len, reverse=True), MARK]))) if words else None

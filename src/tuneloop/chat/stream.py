@@ -31,18 +31,6 @@ def token_bytes(token: str) -> bytes:
         return token.encode()
 
 
-def bytes_of(tokenizer: Any, token_id: int) -> bytes:
-    """The bytes of one token, of any tokenizer; special tokens are their own name."""
-    token = tokenizer.convert_ids_to_tokens(token_id)
-    if token is None:  # a padded vocabulary has rows without a token
-        return b""
-    if is_byte_level(tokenizer):
-        return token_bytes(token)
-    if _BYTE_TOKEN.fullmatch(token):
-        return bytes([int(token[3:-1], 16)])
-    return str(token).replace("\u2581", " ").encode()  # SentencePiece's mark for a space
-
-
 def special_ids(tokenizer: Any) -> frozenset[int]:
     """Tokens that are never text: those with a role (end of text ...) and those marked special (``<|im_start|>``)."""
     marked = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
@@ -55,21 +43,51 @@ def is_byte_level(tokenizer: Any) -> bool:
     return type(getattr(backend, "decoder", None)).__name__ == "ByteLevel"
 
 
+class Vocabulary:
+    """What the tokens of a tokenizer stand for; each is looked up once.
+
+    Args:
+        tokenizer: A Hugging Face tokenizer.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        self.special = special_ids(tokenizer)
+        self.byte_level = is_byte_level(tokenizer)
+        self._bytes: dict[int, bytes] = {}
+
+    def bytes_of(self, token_id: int) -> bytes:
+        """The bytes of one token, of any tokenizer; special tokens are their own name."""
+        if (found := self._bytes.get(token_id)) is None:
+            found = self._bytes[token_id] = self._look_up(token_id)
+        return found
+
+    def _look_up(self, token_id: int) -> bytes:
+        token = self.tokenizer.convert_ids_to_tokens(token_id)
+        if token is None:  # a padded vocabulary has rows without a token
+            return b""
+        if self.byte_level:
+            return token_bytes(token)
+        if _BYTE_TOKEN.fullmatch(token):
+            return bytes([int(token[3:-1], 16)])
+        return str(token).replace("\u2581", " ").encode()  # SentencePiece's mark for a space
+
+
 class Detokenizer:
     """Text of a growing sequence of tokens. However the tokens are cut into pieces, the texts join to the same.
 
     Special tokens (end of turn, beginning of text ...) are left out; added tokens such as ``<think>`` are kept.
 
     Args:
-        tokenizer: A Hugging Face tokenizer.
+        vocabulary: Of the tokenizer.
         keep: Special tokens that are part of the text all the same.
     """
 
-    def __init__(self, tokenizer: Any, keep: frozenset[int] = frozenset()) -> None:
+    def __init__(self, vocabulary: Vocabulary, keep: frozenset[int] = frozenset()) -> None:
         self._step: Callable[[Sequence[int], bool], str]
-        self._tokenizer = tokenizer
-        self._special = special_ids(tokenizer) - keep
-        if is_byte_level(tokenizer):
+        self._tokenizer, self._bytes_of = vocabulary.tokenizer, vocabulary.bytes_of
+        self._special = vocabulary.special - keep if keep else vocabulary.special
+        if vocabulary.byte_level:
             self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
             self._step = self._bytes_step
         else:
@@ -86,8 +104,7 @@ class Detokenizer:
         return self._step([], True)
 
     def _bytes_step(self, ids: Sequence[int], final: bool) -> str:
-        tokens = self._tokenizer.convert_ids_to_tokens([i for i in ids if i not in self._special])
-        return self._utf8.decode(b"".join(token_bytes(t) for t in tokens if t is not None), final)
+        return self._utf8.decode(b"".join([self._bytes_of(i) for i in ids if i not in self._special]), final)
 
     def _whole_step(self, ids: Sequence[int], final: bool) -> str:
         """Any tokenizer: decode everything again, keep back what may still change.

@@ -83,6 +83,7 @@ class Answering:
         self._index = {request.id: i for i, request in enumerate(requests)}
         self._stream = gateway.hub.open(requests, background=caller.background)
         account.accepted(self._stream.events)
+        self._closed = False
 
     @classmethod
     async def begin(cls, gateway: Gateway, asked: Asked, caller: Caller) -> Answering:
@@ -154,6 +155,9 @@ class Answering:
 
     def close(self) -> None:
         """Free the slots; what still runs is cancelled. Can be called twice."""
+        if self._closed:
+            return
+        self._closed = True
         self._stream.__exit__()
         note_answers(self)
         self.account.close(self)
@@ -230,7 +234,7 @@ def _requests(gateway: Gateway, asked: Asked, caller: Caller, prompts: list[Prom
         sampling = _sampling(gateway, asked, len(prompt.ids))
         for i in range(asked.n):
             name = caller.request_id if alone else f"{caller.request_id}-{len(out)}"
-            drawn = replace(sampling, seed=None if sampling.seed is None else sampling.seed + i)
+            drawn = replace(sampling, seed=sampling.seed + i) if i and sampling.seed is not None else sampling
             out.append(Request(name, prompt.ids, drawn, gateway.chat.stop_ids, context))
     return out
 

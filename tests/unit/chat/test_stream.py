@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.tiny import STYLES, tiny_tokenizer
-from tuneloop.chat import Detokenizer, StopStrings
+from tuneloop.chat import Detokenizer, StopStrings, Vocabulary
 from tuneloop.chat.stream import byte_of_character, token_bytes
 
 pytest.importorskip("transformers")
@@ -16,7 +16,7 @@ TOKENIZERS = {style: tiny_tokenizer(style) for style in STYLES}
 
 
 def streamed(tokenizer: Any, ids: list[int], sizes: list[int]) -> str:
-    stream, out, at = Detokenizer(tokenizer), [], 0
+    stream, out, at = Detokenizer(Vocabulary(tokenizer)), [], 0
     for size in [*sizes, len(ids)]:
         out.append(stream.feed(ids[at : at + size]))
         at += size
@@ -45,13 +45,13 @@ def test_text_survives_token_by_token(text: str) -> None:
 def test_a_character_is_sent_only_when_it_is_whole() -> None:
     tokenizer = TOKENIZERS["chatml"]
     ids = tokenizer("🙂", add_special_tokens=False)["input_ids"]
-    stream = Detokenizer(tokenizer)
+    stream = Detokenizer(Vocabulary(tokenizer))
     assert [stream.feed([i]) for i in ids] == [""] * (len(ids) - 1) + ["🙂"]
 
 
 def test_an_unfinished_character_is_replaced_at_the_end() -> None:
     tokenizer = TOKENIZERS["chatml"]
-    stream = Detokenizer(tokenizer)
+    stream = Detokenizer(Vocabulary(tokenizer))
     first = tokenizer("🙂", add_special_tokens=False)["input_ids"][:-1]
     assert (stream.feed(first), stream.finish()) == ("", "\ufffd")
 
@@ -94,7 +94,7 @@ def test_byte_fallback_tokenizers_too(ids: list[int], sizes: list[int]) -> None:
 
 
 def test_byte_fallback_streams_words_as_they_come() -> None:
-    stream = Detokenizer(FALLBACK)
+    stream = Detokenizer(Vocabulary(FALLBACK))
     the, a = FALLBACK.convert_tokens_to_ids(["▁the", "a"])
     assert (stream.feed([the]), stream.feed([a]), stream.finish()) == ("the", "a", "")
 
