@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import TextIO
 
-    from fastapi import FastAPI
+    from starlette.types import ASGIApp
 
     from tuneloop.engines import EngineConfig
     from tuneloop.models import Bundle
@@ -70,7 +70,7 @@ def verify_audit(paths: Sequence[Path]) -> Verified:
     return verify(paths)
 
 
-def create_app(gateway: Gateway) -> FastAPI:
+def create_app(gateway: Gateway) -> ASGIApp:
     """The ASGI application of a gateway."""
     from tuneloop.serve.app import create_app as create
 

@@ -145,6 +145,8 @@ class Connection(HttpToolsProtocol):
         self._refuse(ApiError(400, "this is not valid HTTP, or its head is too long", code="invalid_http"))
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        if cycle.scope["method"] != "HEAD":  # there, no body follows
+            cycle.transport = HeadWithBody(cycle)  # type: ignore[assignment]
         super()._start_asgi_task(cycle, whole(app) if cycle.scope["http_version"] == "1.0" else app)
 
     def _refuse(self, error: ApiError) -> None:
@@ -155,6 +157,35 @@ class Connection(HttpToolsProtocol):
             self.transport.write(STATUS_LINE[error.status_code] + head + body)
             self.metrics.request("none", error.status_code)
         self.transport.close()
+
+
+class HeadWithBody:
+    """The transport of one answer, as uvicorn uses it: its head waits for the first piece of its body, so that both go
+    out in one packet and wake the client once.
+
+    Args:
+        cycle: The answer.
+    """
+
+    def __init__(self, cycle: RequestResponseCycle) -> None:
+        self._cycle, self._transport = cycle, cycle.transport
+        self._head: bytes | None = None
+
+    def write(self, data: bytes) -> None:
+        if self._head is None and self._cycle.response_started:  # before it, there is only "100 Continue"
+            self._head = data
+            return
+        if self._head:
+            data, self._head = self._head + data, b""
+        self._transport.write(data)
+
+    def close(self) -> None:
+        if self._head:
+            self.write(b"")
+        self._transport.close()
+
+    def is_closing(self) -> bool:
+        return self._transport.is_closing()
 
 
 def whole(app: Any) -> Any:

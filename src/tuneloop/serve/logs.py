@@ -11,6 +11,7 @@ import logging
 import queue
 import sys
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import ContextVar
@@ -22,6 +23,8 @@ from tuneloop import progress
 from tuneloop.serve.observe import ObserveConfig
 
 QUEUE_LINES = 10_000
+REST_S = 0.05
+"""The writer waits for nothing this long after it has written: under load it wakes for many lines, not for each."""
 STOP_S = 5.0
 """How long the end waits for a reader that does not read."""
 HEAD, LABELS = ("method", "route", "status"), ("model", "version", "arm", "precision")
@@ -138,6 +141,8 @@ class TextFormatter(logging.Formatter):
 def _write_all(waiting: queue.Queue[logging.LogRecord | None], writer: logging.Handler) -> None:
     while (record := waiting.get()) is not None:
         writer.handle(record)
+        if waiting.empty():
+            time.sleep(REST_S)
 
 
 class _Writing(logging.StreamHandler[TextIO]):

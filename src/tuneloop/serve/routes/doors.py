@@ -1,7 +1,7 @@
 """``POST /v1/chat/completions``, ``/v1/completions`` and ``/generate``: a body in, an answer or its events out.
 
-They are plain ASGI: FastAPI finds and documents them, but its own reading of a body and making of an answer took, with
-h11 beside it, a fifth of a request's processor time (``design/log.md``).
+They are plain ASGI: FastAPI documents them, but its own way to a route, its reading of a body and its making of an answer
+took a fifth of a request's processor time (``design/log.md``).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from fastapi.routing import APIRoute
 from pydantic_core import from_json
 from starlette.types import Receive, Scope, Send
 
+from tuneloop.errors import TuneloopError
 from tuneloop.serve.answering import Answering
 from tuneloop.serve.api_error import ApiError
 from tuneloop.serve.asked import CONVERSATION_HEADER, Caller
@@ -52,6 +53,33 @@ def add(app: FastAPI, gateway: Gateway) -> None:
         route = APIRoute(path, documented[path], methods=["POST"])
         route.app = _Door(gateway, path)
         app.routes.append(route)
+
+
+class Doors:
+    """ASGI middleware that opens them; every other request goes on.
+
+    Args:
+        app: The rest, with the same doors as routes: by them they are documented, and refused to other methods.
+        gateway: Who answers.
+    """
+
+    def __init__(self, app: FastAPI, gateway: Gateway) -> None:
+        self._app, self._gateway = app, gateway
+        self._routes = {
+            route.path: route for route in app.routes if isinstance(route, APIRoute) and route.path in DOORS
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        found = self._routes.get(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
+        if found is None:
+            await self._app(scope, receive, send)
+            return
+        scope["route"] = found
+        try:
+            await found.app(scope, receive, send)
+        except TuneloopError as error:
+            self._gateway.metrics.error("internal")
+            raise ApiError(500, error.what, code="server_error") from error
 
 
 class _Door:
