@@ -95,7 +95,7 @@ def serving() -> str:
         for row in chosen:
             arm = row["arm"] if row["hardware"] == usual else f"{row['arm']} ({row['hardware']})"
             fast = row["metric"] in ("throughput", "speed")
-            ratio = f", {row['ratio']:.3g} × {row['ratio_to']}" if fast and row.get("ratio") else ""
+            ratio = f", {short(row['ratio'])} × {row['ratio_to']}" if fast and row.get("ratio") else ""
             cells.setdefault((row["case"], arm), {})[row["metric"]] = _value(row, count=False) + ratio
         out += ["| case | arm | " + " | ".join(metrics) + " |", "|---" * (len(metrics) + 2) + "|"]
         for (case, arm), found in cells.items():
@@ -107,10 +107,13 @@ def serving() -> str:
     return "\n".join([*out, *sorted(where)]) + "\n"
 
 
+def short(value: float) -> str:
+    """Three digits, and never an exponent."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
 def _value(row: dict, *, count: bool = True) -> str:
-    low, median, high = (
-        f"{row[key]:,.0f}" if row[key] >= 1000 else f"{row[key]:.3g}" for key in ("low", "median", "high")
-    )
+    low, median, high = (short(row[key]) for key in ("low", "median", "high"))
     spread = f" ({low}–{high})" + (f", n = {row['n']}" if count else "") if row["low"] != row["high"] else ""
     unit = "" if row["unit"] == "share" else f" {row['unit']}"
     return f"{median}{unit}{spread}"
