@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from tests.llama_server import free_port
 from tests.waiting import waiter
 from tuneloop.engines import EngineConfig, ProcessEngine, UpstreamConfig, create, generate
 from tuneloop.errors import ConfigError, ServeError
-from tuneloop.types import Request, Sampling
+from tuneloop.types import Request, Sampling, TokenEvent
 
 pytest.importorskip("aiohttp", reason="pip install 'tuneloop[serve]'")
 
@@ -30,7 +31,16 @@ from tests.vllm_like import VllmLike
 from tuneloop.engines import EngineConfig, FakeConfig, create
 worker = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"])
 pathlib.Path(sys.argv[2]).open("a").write(f"{{os.getpid()}} {{worker.pid}}\\n")
+breaks = pathlib.Path(sys.argv[2]).with_name("break")
+
+def broken(chunk):
+    if not breaks.exists():
+        return None
+    breaks.unlink()
+    return b""
+
 server = VllmLike(create(EngineConfig(name="fake", fake=FakeConfig(token_delay_s=0.01)), None), port=int(sys.argv[1]))
+server.broken = broken
 time.sleep(300)
 """
 
@@ -86,6 +96,28 @@ def test_when_it_dies_it_is_started_again_and_a_request_without_a_token_is_tried
         assert engine.process.restarts == 1
         assert "has ended (exit code 137)" in (engine.process.last_failure or "")
         wait_for(lambda: all(map(gone, own.lives()[0])))
+    finally:
+        engine.close()
+
+
+def test_a_connection_that_breaks_holds_up_no_other(own: Own) -> None:
+    engine = create(own.config(), None)
+    try:
+        for name in "ab":
+            engine.submit(Request(name, PROMPT * 30, Sampling(800)))
+        ends: dict[str, TokenEvent] = {}
+        gaps, last = [], time.monotonic()
+        while len(ends) < 2:
+            events = engine.poll(0.05)
+            if any(e.token_ids for e in events):
+                gaps.append(time.monotonic() - last)
+                last = time.monotonic()
+                if len(gaps) == 20:
+                    own.pids.with_name("break").touch()
+            ends |= {e.request_id: e for e in events if e.finish}
+        assert sorted(e.finish or "" for e in ends.values()) == ["error", "length"]
+        assert max(gaps[20:]) < 3.0, "the one that goes on waits for nobody"
+        assert len(own.lives()) == 1
     finally:
         engine.close()
 

@@ -11,6 +11,7 @@ import asyncio
 import json
 import queue
 import threading
+import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -54,8 +55,8 @@ _PROBE = Request("probe", tuple(PROBE_IDS))
 _PROBE_GRAMMAR = Request("probe", tuple(PROBE_IDS), Sampling(PROBE_TOKENS, grammar=PROBE_GRAMMAR))
 SHUTDOWN_S = 10.0
 DYING_S = 5.0
-"""The connections of a server that was started here break a moment before it can be seen to be dead: so long is that
-waited for. A server that lives breaks none."""
+"""The connections of a server that was started here break a moment before it can be seen to be dead. For so long errors
+wait whether they are its death's: then their requests may be tried again."""
 
 
 class UpstreamEngine:
@@ -87,6 +88,7 @@ class UpstreamEngine:
         self._events: queue.SimpleQueue[TokenEvent] = queue.SimpleQueue()
         self._broken = threading.Event()
         """A connection has failed since the last look."""
+        self._doubt_until, self._doubted = 0.0, list[TokenEvent]()
         self._closed = False
         self._clients: tuple[aiohttp.ClientSession, ...] = ()
         try:
@@ -115,12 +117,18 @@ class UpstreamEngine:
         """
         if self._closed:
             return []
-        if self._own is not None:
-            self._own.check()
         events = collect(self._events, timeout_s)
-        if self._own is not None and self._broken.is_set():
+        if self._own is None:
+            return events
+        self._own.check()
+        now = time.monotonic()
+        if self._broken.is_set():
             self._broken.clear()
-            self._own.check(DYING_S)
+            self._doubt_until = now + DYING_S
+        if now < self._doubt_until:
+            self._doubted += [e for e in events if e.finish == "error"]
+            return [e for e in events if e.finish != "error"]
+        events, self._doubted = self._doubted + events, []
         return events
 
     def cancel(self, request_id: str) -> None:
@@ -268,6 +276,7 @@ class UpstreamEngine:
             self._emit(job, TokenEvent(job.request.id, finish="error", error=problem))
         except Exception as error:  # whatever it was, the request must end
             problem = f"the server sent what cannot be understood: {type(error).__name__}: {error}"
+            self._broken.set()
             self._emit(job, TokenEvent(job.request.id, finish="error", error=problem))
 
     async def _exchange(self, job: Job) -> bool:
