@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp
@@ -56,6 +57,7 @@ def create_app(gateway: Gateway) -> ASGIApp:
         route.add(app, gateway)
     _add_errors(app, gateway)
     describe(app)
+    _leave_failures_to_the_guard(app)
     guarded: ASGIApp = Guard(Doors(app, gateway), gateway)
     if origins := gateway.config.shield.cors_origins:
         guarded = CORSMiddleware(
@@ -69,7 +71,15 @@ def create_metrics_app(gateway: Gateway) -> ASGIApp:
     app = FastAPI(title="Tuneloop metrics", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     health.add(app, gateway)
     _add_errors(app, gateway)
+    _leave_failures_to_the_guard(app)
     return AccessLog(Guard(app, gateway, metrics_only=True), gateway)
+
+
+def _leave_failures_to_the_guard(app: FastAPI) -> None:
+    """Take off the layer that answers what nobody foresaw with a text of its own; the handlers must be known by now."""
+    outermost = app.build_middleware_stack()
+    assert isinstance(outermost, ServerErrorMiddleware)
+    app.middleware_stack = outermost.app
 
 
 def _add_errors(app: FastAPI, gateway: Gateway) -> None:

@@ -168,12 +168,13 @@ class HeadWithBody:
     """
 
     def __init__(self, cycle: RequestResponseCycle) -> None:
-        self._cycle, self._transport = cycle, cycle.transport
-        self._head: bytes | None = None
+        self._cycle: RequestResponseCycle | None = cycle
+        self._transport = cycle.transport
+        self._head = b""
 
     def write(self, data: bytes) -> None:
-        if self._head is None and self._cycle.response_started:  # before it, there is only "100 Continue"
-            self._head = data
+        if self._cycle is not None and self._cycle.response_started:  # before it, there is only "100 Continue"
+            self._head, self._cycle = data, None  # each holds the other no more
             return
         if self._head:
             data, self._head = self._head + data, b""

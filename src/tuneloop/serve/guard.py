@@ -103,15 +103,17 @@ class Guard:
 
         try:
             await self._app(scope, receive, watched)
-        except (ApiError, _Left):
+        except _Left:
             raise
         except ClientDisconnect as error:  # in the middle of a file that it sent
             raise _Left from error
         except Exception as error:
+            if isinstance(error, ApiError) and not begun:
+                raise
             self._gateway.metrics.error("internal")
             log(f"request {scope['state']['request_id']} failed: " + "".join(traceback.format_exception(error)))
-            if begun:
-                raise  # the server closes the connection, so that half an answer is not taken for a whole one
+            if begun:  # the server closes the connection, so that half an answer is not taken for a whole one
+                raise RuntimeError("an answer that had begun broke off") from error
             failed = ApiError(500, "an internal error; the log has it under this request id", code="server_error")
             await failed.response()(scope, receive, send)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from types import SimpleNamespace
 from typing import Any
 
@@ -70,3 +71,18 @@ def test_an_answer_that_ends_after_its_head_has_sent_it(wire: Transport, cycle: 
     assert wire.sent == [HEAD]
     assert wire.closed
     assert answer.is_closing()
+
+
+def test_an_answer_that_has_begun_is_freed_with_its_connections_cycle(wire: Transport) -> None:
+    """Without waiting for the garbage collector, which stops every stream while it works."""
+
+    class Cycle:
+        transport: Any = wire
+        response_started = True
+
+    cycle = Cycle()
+    cycle.transport = HeadWithBody(cycle)  # type: ignore[arg-type]
+    cycle.transport.write(HEAD)
+    freed = weakref.ref(cycle)
+    del cycle
+    assert freed() is None
