@@ -25,12 +25,12 @@ Decision = Literal["pass", "fail", "undecided"]
 def packed(kind: type[_T]) -> type[_T]:
     """Have a data class pickled as the values of its fields, in order. Left to itself, a frozen one with slots asks for
     its fields anew at every object, which takes twice as long; requests and tokens go between processes all the time."""
-    names = tuple(f.name for f in fields(kind))  # type: ignore[arg-type]
+    names = tuple(f.name for f in fields(kind))  # type: ignore[arg-type]  # no type says "a data class"
 
     def reduce(self: _T) -> tuple[type[_T], tuple[Any, ...]]:
         return kind, tuple([getattr(self, name) for name in names])
 
-    kind.__reduce__ = reduce  # type: ignore[assignment, method-assign]
+    kind.__reduce__ = reduce  # type: ignore[assignment, method-assign]  # before any object of it is made
     return kind
 
 

@@ -47,7 +47,7 @@ class Loop(asyncio.SelectorEventLoop):
         self.thread = threading.Thread(target=self.run_forever, daemon=True)
         self.thread.start()
 
-    def add_reader(self, fd: Any, callback: Any, *args: Any) -> None:  # type: ignore[override]
+    def add_reader(self, fd: Any, callback: Any, *args: Any) -> None:  # type: ignore[override]  # that one is generic
         super().add_reader(fd, callback, *args)
         self.reading.set()
 
@@ -79,7 +79,6 @@ def start(request: pytest.FixtureRequest) -> Start:
 
 
 def read_on(loop: Loop, process: EngineProcess) -> None:
-    loop.reading.clear()
     process.read_on(loop)
     assert loop.reading.wait(10)
 

@@ -11,6 +11,7 @@ import pytest
 
 from tests.waiting import waiter
 from tuneloop.engines import EngineConfig
+from tuneloop.errors import ResourceError
 from tuneloop.models import open_bundle
 from tuneloop.serve import ServeConfig
 from tuneloop.serve.keys import KeyRing
@@ -64,3 +65,19 @@ def test_an_upload_that_is_broken_off_is_the_clients_doing(site: Site) -> None:
     wait_for(lambda: counted(gateway, "requests", route="/v1/files", code="499") == 1)
     assert counted(gateway, "requests", route="/v1/files", code="500") == 0
     assert counted(gateway, "errors", reason="internal") == 0
+
+
+@pytest.mark.parametrize(("module", "name"), [("models", "listed"), ("doors", "read")])
+def test_what_knows_its_own_words_is_told_in_them(
+    site: Site, monkeypatch: pytest.MonkeyPatch, module: str, name: str
+) -> None:
+    gateway, http, _ = site
+
+    def fail(*_: Any) -> Any:
+        raise ResourceError("the disk has gone")
+
+    monkeypatch.setattr(f"tuneloop.serve.routes.{module}.{name}", fail)
+    reply = http.get("/v1/models") if module == "models" else http.post("/generate", json={"prompt": "x"})
+    error = reply.json()["error"]
+    assert (reply.status_code, error["code"], error["message"]) == (500, "server_error", "the disk has gone")
+    assert counted(gateway, "errors", reason="internal") == 1

@@ -86,9 +86,8 @@ class UpstreamEngine:
         self._lock = threading.Lock()
         self._jobs: dict[str, Future[None] | None] = {}
         self._events: queue.SimpleQueue[TokenEvent] = queue.SimpleQueue()
-        self._broken = threading.Event()
-        """A connection has failed since the last look."""
         self._doubt_until, self._doubted = 0.0, list[TokenEvent]()
+        """Until when (``time.monotonic()``) the server may be dying, and the errors that wait to know it."""
         self._closed = False
         self._clients: tuple[aiohttp.ClientSession, ...] = ()
         try:
@@ -121,11 +120,7 @@ class UpstreamEngine:
         if self._own is None:
             return events
         self._own.check()
-        now = time.monotonic()
-        if self._broken.is_set():
-            self._broken.clear()
-            self._doubt_until = now + DYING_S
-        if now < self._doubt_until:
+        if time.monotonic() < self._doubt_until:
             self._doubted += [e for e in events if e.finish == "error"]
             return [e for e in events if e.finish != "error"]
         events, self._doubted = self._doubted + events, []
@@ -272,12 +267,16 @@ class UpstreamEngine:
             self._emit(job, TokenEvent(job.request.id, finish="error", error=error.what))
         except (self._aiohttp.ClientError, TimeoutError) as error:
             problem = f"the connection to the server failed: {type(error).__name__}: {error}"
-            self._broken.set()
+            self._doubt()
             self._emit(job, TokenEvent(job.request.id, finish="error", error=problem))
         except Exception as error:  # whatever it was, the request must end
             problem = f"the server sent what cannot be understood: {type(error).__name__}: {error}"
-            self._broken.set()
+            self._doubt()
             self._emit(job, TokenEvent(job.request.id, finish="error", error=problem))
+
+    def _doubt(self) -> None:
+        """A connection has failed: perhaps the server is dying."""
+        self._doubt_until = time.monotonic() + DYING_S
 
     async def _exchange(self, job: Job) -> bool:
         """One call; whether the request has ended."""
@@ -293,7 +292,7 @@ class UpstreamEngine:
         if ended is not None:
             return ended
         if len(job.made) == before or not isinstance(self.dialect, LlamaServer):
-            self._broken.set()
+            self._doubt()
             raise ServeError("the server ended its stream without saying why")
         return False
 

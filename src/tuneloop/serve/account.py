@@ -38,7 +38,7 @@ class Account:
         self.entry = around
         self._held: Reservation | None = None
         self._deadline: asyncio.TimerHandle | None = None
-        self._closed = False
+        self.closed = False
 
     @classmethod
     async def open(cls, gateway: Gateway, asked: Asked, caller: Caller) -> Account:
@@ -75,9 +75,9 @@ class Account:
 
     def close(self, answering: Answering | None) -> None:
         """Settle it; ``None`` when nothing was accepted. Can be called twice."""
-        if self._closed:
+        if self.closed:
             return
-        self._closed = True
+        self.closed = True
         if self._deadline is not None:
             self._deadline.cancel()
         usage = answering.usage if answering else {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}

@@ -83,7 +83,6 @@ class Answering:
         self._index = {request.id: i for i, request in enumerate(requests)}
         self._stream = gateway.hub.open(requests, background=caller.background)
         account.accepted(self._stream.events)
-        self._closed = False
 
     @classmethod
     async def begin(cls, gateway: Gateway, asked: Asked, caller: Caller) -> Answering:
@@ -155,9 +154,8 @@ class Answering:
 
     def close(self) -> None:
         """Free the slots; what still runs is cancelled. Can be called twice."""
-        if self._closed:
+        if self.account.closed:
             return
-        self._closed = True
         self._stream.__exit__()
         note_answers(self)
         self.account.close(self)

@@ -15,7 +15,6 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp
 
-from tuneloop.errors import TuneloopError
 from tuneloop.serve.access_log import AccessLog, refused
 from tuneloop.serve.api_error import ApiError
 from tuneloop.serve.batches.worker import Worker
@@ -58,7 +57,7 @@ def create_app(gateway: Gateway) -> ASGIApp:
     _add_errors(app, gateway)
     describe(app)
     _leave_failures_to_the_guard(app)
-    guarded: ASGIApp = Guard(Doors(app, gateway), gateway)
+    guarded: ASGIApp = Guard(Doors(app), gateway)
     if origins := gateway.config.shield.cors_origins:
         guarded = CORSMiddleware(
             guarded, allow_origins=origins, allow_methods=["*"], allow_headers=["*"], expose_headers=EXPOSED
@@ -96,8 +95,3 @@ def _add_errors(app: FastAPI, gateway: Gateway) -> None:
     async def invalid(_: HttpRequest, error: RequestValidationError) -> JSONResponse:
         refused(gateway, explained := explain(error.errors(), skip=1))
         return explained.response()
-
-    @app.exception_handler(TuneloopError)
-    async def expected(_: HttpRequest, error: TuneloopError) -> JSONResponse:
-        gateway.metrics.error("internal")
-        return ApiError(500, error.what, code="server_error").response()

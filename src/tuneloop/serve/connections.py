@@ -146,6 +146,7 @@ class Connection(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         if cycle.scope["method"] != "HEAD":  # there, no body follows
+            # Of a transport, a cycle uses nothing but what this has.
             cycle.transport = HeadWithBody(cycle)  # type: ignore[assignment]
         super()._start_asgi_task(cycle, whole(app) if cycle.scope["http_version"] == "1.0" else app)
 

@@ -98,14 +98,11 @@ class Gateway:
         for _ in range(lines):
             self.metrics.error("audit_line_lost")
 
-    def attach(self) -> None:
-        """From now on the event loop that runs here is the gateway's: the engine's tokens come on it."""
+    async def run(self) -> None:
+        """What goes on beside the requests, on the loop that the engine's tokens come on from now on; ends by
+        cancellation."""
         self.hub.loop = asyncio.get_running_loop()
         self.process.read_on(self.hub.loop)
-
-    async def run(self) -> None:
-        """What goes on beside the requests; ends by cancellation."""
-        self.attach()
         await asyncio.gather(self._follow_keys(), self._sync_audit())
 
     async def _follow_keys(self) -> None:

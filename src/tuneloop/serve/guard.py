@@ -10,6 +10,7 @@ from typing import Any
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from tuneloop.errors import TuneloopError
 from tuneloop.progress import log
 from tuneloop.serve import audit, keys
 from tuneloop.serve.access_log import refused
@@ -24,6 +25,7 @@ FORM_BYTES = 65_536
 """What the form around a file may take."""
 PUBLIC = frozenset({"/healthz", "/readyz"})
 METRICS = "/metrics"
+UNFORESEEN = "an internal error; the log has it under this request id"
 UPLOADS = "/v1/files"
 """Bodies that are files: larger, slower, and not read into memory here."""
 SCOPES: tuple[tuple[str, keys.Scope], ...] = (
@@ -93,7 +95,8 @@ class Guard:
         return _replayed(body, receive)
 
     async def _run(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """The app; what nobody foresaw is a 500 to the caller and a traceback in the log, under the same request id."""
+        """The app; what fails inside is a 500 to the caller, in its own words where it has some. What nobody foresaw has a
+        traceback in the log, under the same request id."""
         begun = False
 
         async def watched(message: Message) -> None:
@@ -111,11 +114,12 @@ class Guard:
             if isinstance(error, ApiError) and not begun:
                 raise
             self._gateway.metrics.error("internal")
-            log(f"request {scope['state']['request_id']} failed: " + "".join(traceback.format_exception(error)))
+            said = error.what if isinstance(error, TuneloopError) else UNFORESEEN
+            if begun or said is UNFORESEEN:
+                log(f"request {scope['state']['request_id']} failed: " + "".join(traceback.format_exception(error)))
             if begun:  # the server closes the connection, so that half an answer is not taken for a whole one
                 raise RuntimeError("an answer that had begun broke off") from error
-            failed = ApiError(500, "an internal error; the log has it under this request id", code="server_error")
-            await failed.response()(scope, receive, send)
+            await ApiError(500, said, code="server_error").response()(scope, receive, send)
 
     def _admit(self, path: str, authorization: bytes) -> Key:
         config = self._gateway.config

@@ -97,7 +97,7 @@ class Hub:
         """Take events: on the loop at once, from another thread on the loop's next turn."""
         if self.loop is None or self.loop.is_closed():
             return
-        if asyncio._get_running_loop() is self.loop:
+        if asyncio._get_running_loop() is self.loop:  # None on a thread without one, where the other name raises
             self._dispatch(events)
         else:
             self.loop.call_soon_threadsafe(self._dispatch, events)

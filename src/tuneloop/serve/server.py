@@ -94,7 +94,6 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """gRPC is open as long as HTTP is: who sees one of them started can use both."""
-        self.gateway.attach()
         self.gateway.rpc = await rpc.start(self.gateway)
         await super().startup(sockets)
         if self.gateway.rpc is not None and not self.started:

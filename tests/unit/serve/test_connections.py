@@ -81,7 +81,7 @@ def test_an_answer_that_has_begun_is_freed_with_its_connections_cycle(wire: Tran
         response_started = True
 
     cycle = Cycle()
-    cycle.transport = HeadWithBody(cycle)  # type: ignore[arg-type]
+    cycle.transport = HeadWithBody(cycle)  # type: ignore[arg-type]  # as much of uvicorn's as it uses
     cycle.transport.write(HEAD)
     freed = weakref.ref(cycle)
     del cycle

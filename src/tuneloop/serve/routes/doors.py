@@ -17,7 +17,6 @@ from fastapi.routing import APIRoute
 from pydantic_core import from_json
 from starlette.types import Receive, Scope, Send
 
-from tuneloop.errors import TuneloopError
 from tuneloop.serve.answering import Answering
 from tuneloop.serve.api_error import ApiError
 from tuneloop.serve.asked import CONVERSATION_HEADER, Caller
@@ -60,11 +59,10 @@ class Doors:
 
     Args:
         app: The rest, with the same doors as routes: by them they are documented, and refused to other methods.
-        gateway: Who answers.
     """
 
-    def __init__(self, app: FastAPI, gateway: Gateway) -> None:
-        self._app, self._gateway = app, gateway
+    def __init__(self, app: FastAPI) -> None:
+        self._app = app
         self._routes = {
             route.path: route for route in app.routes if isinstance(route, APIRoute) and route.path in DOORS
         }
@@ -75,11 +73,7 @@ class Doors:
             await self._app(scope, receive, send)
             return
         scope["route"] = found
-        try:
-            await found.app(scope, receive, send)
-        except TuneloopError as error:
-            self._gateway.metrics.error("internal")
-            raise ApiError(500, error.what, code="server_error") from error
+        await found.app(scope, receive, send)
 
 
 class _Door:
