@@ -106,9 +106,8 @@ def _find(name: str) -> Factory:
     if name in (found := _third_party()):
         return cast(Factory, found[name].load())
     near = difflib.get_close_matches(name, names(), 1)
-    raise ConfigError(
-        f"there is no engine {name!r}", hint=f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names())}"
-    )
+    known = f"known: {', '.join(names())}; vLLM, SGLang, llama-server and other servers are asked by upstream"
+    raise ConfigError(f"there is no engine {name!r}", hint=f"did you mean {near[0]!r}?" if near else known)
 
 
 def _third_party() -> dict[str, EntryPoint]:

@@ -77,6 +77,12 @@ def test_a_misspelt_name_gets_a_suggestion() -> None:
         create(EngineConfig(name="transformer"), None)
 
 
+@pytest.mark.parametrize("server", ["vllm", "sglang"])
+def test_the_name_of_a_server_leads_to_upstream(server: str) -> None:
+    with pytest.raises(ConfigError, match="vLLM, SGLang, llama-server and other servers are asked by upstream"):
+        create(EngineConfig(name=server), None)
+
+
 def test_llamacpp_refuses_what_is_not_gguf(tmp_path: Path) -> None:
     pytest.importorskip("xllamacpp", reason="pip install 'tuneloop[llamacpp]'")
     with pytest.raises(ModelError, match="reads GGUF"):
