@@ -278,3 +278,12 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
     with rundir.replacing(path) as temporary:
         temporary.write_bytes(b"new")
     assert (path.read_bytes(), [f.name for f in tmp_path.iterdir()]) == (b"new", ["a.bin"])
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that is always full")
+def test_a_full_disk_under_torch_is_told_as_one() -> None:
+    import torch
+
+    with pytest.raises(RuntimeError) as caught:
+        torch.save({"weights": torch.zeros(1 << 20)}, "/dev/full")
+    assert rundir.disk_error_in(caught.value, Path("/dev/full")) is not None

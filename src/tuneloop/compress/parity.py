@@ -85,10 +85,9 @@ def _log_probabilities(model: Any, sequences: Sequence[tuple[tuple[int, ...], in
     """Next-token log-probabilities (N x V, float32) where the answers are predicted; common beginnings run once."""
     import torch
 
-    from tuneloop.models import ATTENTION, Forest, hidden_states, layout, register
+    from tuneloop.models import Forest, hidden_states, layout, use_flat
 
-    register()
-    model.set_attn_implementation(ATTENTION)
+    use_flat(model, hint="it cannot be compared")
     forest = Forest.grow([ids for ids, _ in sequences])
     at = [i for (_, first), places in zip(sequences, forest.places, strict=True) for i in places[first - 1 : -1]]
     row = torch.tensor([forest.tokens], device=model.device)

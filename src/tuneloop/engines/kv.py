@@ -100,24 +100,28 @@ class Pass:
         self.steps = list(steps.values())
         offsets = [torch.arange(p.end - p.start) + p.at + p.group.before for p in pieces]
         self.position_ids_1T = torch.cat(offsets)[None].to(device)
-        self._masks = {id(p): _lower_right(p, device) for p in self.prompts}
+        self._device = device
+        self._masks: dict[tuple[int, int | None], Tensor | None] = {}
         self._slots = {id(s): torch.tensor([p.slot for p in s], device=device) for s in self.steps}
         self._lengths = {id(s): torch.tensor([p.at + 1 for p in s], device=device) for s in self.steps}
 
-    def attend(self, layer: int, q_1HTD: Tensor, k_1GTD: Tensor, v_1GTD: Tensor, scaling: float) -> Tensor:
-        """Called by the attention function of every layer; returns 1 x T x H x Dv."""
+    def attend(
+        self, layer: int, q_1HTD: Tensor, k_1GTD: Tensor, v_1GTD: Tensor, scaling: float, window: int | None = None
+    ) -> Tensor:
+        """Called by the attention function of every layer; returns 1 x T x H x Dv. ``window``: tokens that each sees."""
         out_THD = q_1HTD.new_empty(q_1HTD.shape[2], q_1HTD.shape[1], v_1GTD.shape[-1])
         for piece in self.prompts:
             part = slice(piece.start, piece.end)
             piece.group.store(layer, piece.slot, piece.at, k_1GTD[0, :, part], v_1GTD[0, :, part])
             keys, values = self._all_of(layer, piece)
             repeat = q_1HTD.shape[1] // keys.shape[1]
+            mask = self._mask(piece, window)
             o = scaled_dot_product_attention(
                 q_1HTD[:, :, part],
                 keys.repeat_interleave(repeat, 1),
                 values.repeat_interleave(repeat, 1),
-                attn_mask=self._masks[id(piece)],
-                is_causal=self._masks[id(piece)] is None,
+                attn_mask=mask,
+                is_causal=mask is None,
                 scale=scaling,
             )
             out_THD[part] = o[0].transpose(0, 1)
@@ -126,8 +130,16 @@ class Pass:
                 part = slice(piece.start, piece.end)
                 piece.group.store(layer, piece.slot, piece.at, k_1GTD[0, :, part], v_1GTD[0, :, part])
             rows = torch.arange(pieces[0].start, pieces[-1].end)
-            out_THD[rows] = self._step(layer, pieces, q_1HTD[0][:, rows], scaling)
+            out_THD[rows] = self._step(layer, pieces, q_1HTD[0][:, rows], scaling, window)
         return out_THD[None]
+
+    def _mask(self, piece: Piece, window: int | None) -> Tensor | None:
+        """Made once for all layers of a kind."""
+        key = id(piece), window
+        if key not in self._masks:
+            new, before = piece.end - piece.start, piece.group.before + piece.at
+            self._masks[key] = _lower_right(new, before, window, self._device)
+        return self._masks[key]
 
     def _all_of(self, layer: int, piece: Piece) -> tuple[Tensor, Tensor]:
         """Keys and values of beginning and own tokens, up to the piece's end."""
@@ -138,7 +150,7 @@ class Pass:
         shared_k, shared_v = piece.group.shared[layer]
         return torch.cat([shared_k, k], 2), torch.cat([shared_v, v], 2)
 
-    def _step(self, layer: int, pieces: Sequence[Piece], q_HBD: Tensor, scaling: float) -> Tensor:
+    def _step(self, layer: int, pieces: Sequence[Piece], q_HBD: Tensor, scaling: float, window: int | None) -> Tensor:
         """One new token for each of B sequences of a group, all at once; returns B x H x Dv.
 
         Scores against the shared beginning and against own tokens are normalised together.
@@ -151,13 +163,19 @@ class Pass:
         kv_heads = own_k.shape[1]
         q_BGRD = q_HBD.transpose(0, 1).reshape(count, kv_heads, heads // kv_heads, -1) * scaling
         own = torch.einsum("bgrd,bgtd->bgrt", q_BGRD, own_k)
-        beyond = torch.arange(longest, device=own.device)[None] >= lengths_B[:, None]
-        own = own.masked_fill(beyond[:, None, None], -math.inf)
+        at_T = torch.arange(longest, device=own.device)[None]
+        beyond_BT = at_T >= lengths_B[:, None]
+        if window is not None:
+            beyond_BT |= at_T < lengths_B[:, None] - window
+        own = own.masked_fill(beyond_BT[:, None, None], -math.inf)
         if not group.before:
             weights = own.float().softmax(-1).to(own.dtype)
             return torch.einsum("bgrt,bgtd->bgrd", weights, own_v).reshape(count, heads, -1)
         shared_k, shared_v = (x[0] for x in group.shared[layer])
         first = torch.einsum("bgrd,gpd->bgrp", q_BGRD, shared_k)
+        if window is not None:
+            far_BP = torch.arange(-group.before, 0, device=own.device)[None] < lengths_B[:, None] - window
+            first = first.masked_fill(far_BP[:, None, None], -math.inf)
         weights = torch.cat([first, own], -1).float().softmax(-1).to(own.dtype)
         split = first.shape[-1]
         out = torch.einsum("bgrp,gpd->bgrd", weights[..., :split], shared_v)
@@ -169,25 +187,28 @@ class PrefixPass:
 
     def __init__(self, group: Group, device: torch.device) -> None:
         self.group = group
-        own, before = len(group.prefix), group.virtual
-        self.position_ids_1T = torch.arange(before, before + own, device=device)[None]
-        self._mask = torch.ones(own, before + own, dtype=torch.bool, device=device).tril(before) if before else None
+        self._new, self._before, self._device = len(group.prefix), group.virtual, device
+        self.position_ids_1T = torch.arange(self._before, self._before + self._new, device=device)[None]
 
-    def attend(self, layer: int, q_1HTD: Tensor, k_1GTD: Tensor, v_1GTD: Tensor, scaling: float) -> Tensor:
+    def attend(
+        self, layer: int, q_1HTD: Tensor, k_1GTD: Tensor, v_1GTD: Tensor, scaling: float, window: int | None = None
+    ) -> Tensor:
         if self.group.virtual:
             keys, values = self.group.shared[layer]
             k_1GTD, v_1GTD = torch.cat([keys, k_1GTD], 2), torch.cat([values, v_1GTD], 2)
         self.group.shared[layer] = (k_1GTD.contiguous(), v_1GTD.contiguous())
         repeat = q_1HTD.shape[1] // k_1GTD.shape[1]
         k, v = k_1GTD.repeat_interleave(repeat, 1), v_1GTD.repeat_interleave(repeat, 1)
-        causal = self._mask is None
-        out = scaled_dot_product_attention(q_1HTD, k, v, attn_mask=self._mask, is_causal=causal, scale=scaling)
+        mask = _lower_right(self._new, self._before, window, self._device)
+        out = scaled_dot_product_attention(q_1HTD, k, v, attn_mask=mask, is_causal=mask is None, scale=scaling)
         return out.transpose(1, 2).contiguous()
 
 
-def _lower_right(piece: Piece, device: torch.device) -> Tensor | None:
-    """A boolean mask: new token i sees everything before it. None when that is a plain causal square."""
-    new, before = piece.end - piece.start, piece.group.before + piece.at
-    if before == 0:
+def _lower_right(new: int, before: int, window: int | None, device: torch.device) -> Tensor | None:
+    """A boolean mask: each of the new tokens sees everything before it, or ``window`` tokens with itself. None when that is
+    a plain causal square."""
+    narrow = window is not None and before + new > window
+    if before == 0 and not narrow:
         return None
-    return torch.ones(new, before + new, dtype=torch.bool, device=device).tril(before)
+    mask = torch.ones(new, before + new, dtype=torch.bool, device=device).tril(before)
+    return mask.triu(before - window + 1) if narrow and window is not None else mask

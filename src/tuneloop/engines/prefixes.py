@@ -76,6 +76,10 @@ class Prefixes:
     def clear(self) -> None:
         self._groups.clear()
 
+    def empty(self) -> Group:
+        """A group that shares nothing but virtual tokens, for one pass."""
+        return self._group(())
+
     def _group(self, prefix: tuple[int, ...]) -> Group:
         return Group(prefix, shared=dict(self._root), virtual=self.virtual)
 

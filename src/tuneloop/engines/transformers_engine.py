@@ -1,7 +1,8 @@
 """The reference engine: any architecture of transformers, merged or unmerged adapters, prompts' shared beginnings once.
 
 Continuous batching: every step runs one flat row with the next token of each running sequence and the prompts of those
-that were just admitted. ``tests/invariants`` holds it against transformers' own ``generate``.
+that were just admitted. A model that a flat row cannot hold (``models/form.py``) computes each sequence by itself, with
+transformers' own cache. ``tests/invariants`` holds it against transformers' own ``generate``.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,18 +23,21 @@ from tuneloop.engines.choose_token import Chooser, most_probable
 from tuneloop.engines.config import EngineConfig
 from tuneloop.engines.kv import Group, Pass, Piece
 from tuneloop.engines.prefixes import Prefixes
-from tuneloop.errors import DataError, ServeError
+from tuneloop.errors import DataError, ModelError, ServeError
 from tuneloop.models import (
-    ATTENTION,
     Bundle,
     Forest,
+    beyond_flat,
     causal_model,
     hidden_states,
     layout,
     load_model,
     load_tokenizer,
-    register,
+    use_flat,
+    use_own,
+    window_tokens,
 )
+from tuneloop.progress import log
 from tuneloop.types import FinishReason, Request, TokenEvent
 
 PREFILL_TOKENS = 2048
@@ -41,13 +46,16 @@ PREFILL_TOKENS = 2048
 SCORE_TOKENS = 4096
 """Tokens of one scoring pass (at least one sequence)."""
 
+CACHES = ("past_key_values", "cache_params", "state")
+"""What transformers' models call their caches, as argument and in the output (the last two: Mamba, RWKV)."""
+
 MAX_TOP_LOGPROBS = 20
 """As in OpenAI's API."""
 
 
 @dataclass(slots=True)
 class _Sequence:
-    """A running request: the tokens it still has to feed, and its place in the cache."""
+    """A running request: the tokens it still has to feed, and its place in the cache (or its own cache, ``state``)."""
 
     request: Request
     group: Group
@@ -56,6 +64,7 @@ class _Sequence:
     chooser: Chooser
     made: int = 0
     stop_ids: frozenset[int] = field(default_factory=frozenset)
+    state: dict[str, Any] = field(default_factory=dict)
 
 
 class TransformersEngine:
@@ -71,13 +80,13 @@ class TransformersEngine:
     def __init__(self, bundle: Bundle, config: EngineConfig) -> None:
         if config.threads:
             torch.set_num_threads(config.threads)
-        register()
         merge = config.merge_adapter and not bundle.virtual_tokens
         self.model = load_model(bundle, merge=merge, dtype=config.dtype, device=config.device)
         inner = causal_model(self.model)
-        inner.set_attn_implementation(ATTENTION)  # type: ignore[operator]
+        self._alone = self._prepare(bundle)
+        self._window = window_tokens(self.model)
         self.device = next(self.model.parameters()).device
-        self._prefixes = Prefixes(self.model, share=config.prefix_cache)
+        self._prefixes = Prefixes(self.model, share=config.prefix_cache and not self._alone)
         text = inner.config.get_text_config()  # type: ignore[operator, union-attr]
         context = config.context_of(getattr(text, "max_position_embeddings", None))
         self.capabilities = Capabilities(
@@ -100,6 +109,18 @@ class TransformersEngine:
         self._running: list[_Sequence] = []
         self._ended: list[TokenEvent] = []
         self._closed = False
+
+    def _prepare(self, bundle: Bundle) -> bool:
+        """Set the model's attention; whether every sequence is computed by itself."""
+        why, name = beyond_flat(self.model), type(causal_model(self.model)).__name__
+        if why is None:
+            use_flat(self.model, hint="")
+        elif bundle.virtual_tokens:
+            raise ModelError(f"{name} {why}: virtual tokens cannot be served in front of it", hint="train.method=lora")
+        else:
+            use_own(self.model)
+            log(f"  {name} {why}: requests are computed one by one, each with a cache of its own")
+        return why is not None
 
     def submit(self, request: Request) -> None:
         """Queue a request. One that cannot fit the context is answered with an error event."""
@@ -151,6 +172,8 @@ class TransformersEngine:
     def _advance(self) -> list[TokenEvent]:
         self._admit()
         self._running.sort(key=lambda s: (id(s.group), s.slot))
+        if self._alone:
+            return self._choose(torch.stack([self._by_itself(s) for s in self._running]))
         tokens: list[int] = []
         pieces: list[Piece] = []
         for sequence in self._running:
@@ -164,6 +187,15 @@ class TransformersEngine:
         for piece in pieces:
             piece.group.lengths[piece.slot] += piece.end - piece.start
         return self._choose(logits_BV)
+
+    def _by_itself(self, sequence: _Sequence) -> Tensor:
+        """Logits (V, float32) of the next token of one sequence."""
+        model: Any = self.model
+        row = torch.tensor([sequence.feed], device=self.device)
+        out = model(input_ids=row, use_cache=True, **sequence.state)
+        sequence.state = {name: out[name] for name in CACHES if name in out}
+        sequence.group.lengths[sequence.slot] += len(sequence.feed)
+        return out.logits[0, -1].float()  # type: ignore[no-any-return]
 
     def _head(self, hidden_NC: Tensor) -> Tensor:
         logits: Tensor = causal_model(self.model).lm_head(hidden_NC).float()  # type: ignore[operator]
@@ -270,15 +302,29 @@ class TransformersEngine:
         return out
 
     def _score(self, sequences: Sequence[tuple[tuple[int, ...], int]]) -> list[list[float]]:
+        by_itself = self._score_by_itself if self._alone else self._score_windowed
+        if self._alone or (self._window and any(len(ids) > self._window for ids, _ in sequences)):
+            return [by_itself(ids, first) for ids, first in sequences]
         forest = Forest.grow([ids for ids, _ in sequences])
         plan = layout(forest.nodes).to(self.device, next(self.model.parameters()).dtype)
         hidden_TC = hidden_states(self.model, torch.tensor([forest.tokens], device=self.device), plan)[0]
         out = []
         for (ids, first), places in zip(sequences, forest.places, strict=True):
             logits_NV = self._head(hidden_TC[torch.tensor(places[first - 1 : -1], device=self.device)])
-            target_N = torch.tensor(ids[first:], device=self.device)
-            out.append((logits_NV.gather(1, target_N[:, None])[:, 0] - logits_NV.logsumexp(-1)).tolist())
+            out.append(_log_probabilities(logits_NV, ids[first:]))
         return out
+
+    def _score_windowed(self, ids: tuple[int, ...], first: int) -> list[float]:
+        """Through the cache, whose attention knows windows."""
+        group = self._prefixes.empty()
+        row = torch.tensor([ids], device=self.device)
+        hidden_TC = hidden_states(self.model, row, Pass([Piece(group, group.add(), 0, len(ids), 0)], self.device))[0]
+        return _log_probabilities(self._head(hidden_TC[first - 1 : -1]), ids[first:])
+
+    def _score_by_itself(self, ids: tuple[int, ...], first: int) -> list[float]:
+        model: Any = self.model
+        logits_1TV = model(input_ids=torch.tensor([ids], device=self.device), use_cache=False).logits
+        return _log_probabilities(logits_1TV[0, first - 1 : -1].float(), ids[first:])
 
     def stats(self) -> EngineStats:
         """The room is ``max_running`` whole contexts; a shared beginning is held once."""
@@ -293,3 +339,8 @@ class TransformersEngine:
         self._guides.close()
         for held in (self._waiting, self._running, self._prefixes, self._ended, self._guide_of):
             held.clear()
+
+
+def _log_probabilities(logits_NV: Tensor, tokens: Sequence[int]) -> list[float]:
+    target_N1 = torch.tensor(tokens, device=logits_NV.device)[:, None]
+    return (logits_NV.gather(1, target_N1)[:, 0] - logits_NV.logsumexp(-1)).tolist()

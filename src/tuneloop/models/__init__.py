@@ -48,6 +48,7 @@ if TYPE_CHECKING:
         layout,
         register,
     )
+    from tuneloop.models.form import beyond_flat, use_flat, use_own, window_tokens
     from tuneloop.models.virtual import root_keys_values
 
 _NEEDS_TORCH = (
@@ -72,6 +73,7 @@ __all__ = [
     "add_adapter",
     "available_bytes",
     "backbone",
+    "beyond_flat",
     "causal_model",
     "dimensions_of",
     "estimate_inference_memory",
@@ -99,7 +101,10 @@ __all__ = [
     "seal",
     "staging",
     "training_memory",
+    "use_flat",
+    "use_own",
     "verify",
+    "window_tokens",
 ]
 
 
@@ -107,6 +112,8 @@ def __getattr__(name: str) -> Any:
     """Names that need torch load it on first use: the door stays light."""
     if name == "root_keys_values":
         return importlib.import_module("tuneloop.models.virtual").root_keys_values
+    if name in ("beyond_flat", "use_flat", "use_own", "window_tokens"):
+        return getattr(importlib.import_module("tuneloop.models.form"), name)
     if name in _NEEDS_TORCH:
         return getattr(importlib.import_module("tuneloop.models.flat"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

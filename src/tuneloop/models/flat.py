@@ -247,22 +247,31 @@ def attention(
     sliding_window: int | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """The registered attention function. ``flat`` is a ``Layout`` or anything with the same ``attend`` method."""
+    """The registered attention function. ``flat`` is a ``Layout`` or anything with an ``attend`` method, which is told how
+    many tokens back the layer sees (the token itself counted; None: all), unless ``flat.longest`` says it does not matter."""
     if flat is None:
         raise ModelError(
             f"{type(module).__name__} does not pass keyword arguments on to its attention",
-            hint="train it with train.padding_free=false",
+            hint="train it with train.memory.padding_free=false",
         )
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
-    if sliding_window is not None and getattr(flat, "longest", 0) > sliding_window:
+    window = sliding_window or _window(module)
+    if window is not None and getattr(flat, "longest", 0) > window:
         raise ModelError(
-            f"a sequence of {flat.longest} tokens is longer than this model's sliding window of {sliding_window}",
-            hint="lower train.max_length_tokens, or set train.padding_free=false",
+            f"a sequence of {flat.longest} tokens is longer than this model's sliding window of {window}",
+            hint="lower train.max_length_tokens, or set train.memory.padding_free=false",
         )
     if isinstance(flat, Layout):
         return attend(query, key, value, flat, scale), None
-    out: Tensor = flat.attend(module.layer_idx, query, key, value, scale)
+    out: Tensor = flat.attend(module.layer_idx, query, key, value, scale, window)
     return out, None
+
+
+def _window(module: Any) -> int | None:
+    """Of a layer whose model says it to transformers' masks alone: how many tokens back it sees, itself counted."""
+    kinds = getattr(getattr(module, "config", None), "layer_types", None)
+    sliding = kinds and kinds[module.layer_idx] == "sliding_attention"
+    return module.config.sliding_window if sliding else None
 
 
 def register() -> None:

@@ -86,7 +86,7 @@ class _WithPrefix:
     def __init__(self, plan: Layout, layers: Mapping[int, KeysValues]) -> None:
         self.plan, self.layers, self.longest, self.rows_N = plan, layers, plan.longest, rows_asked_for(plan)
 
-    def attend(self, layer: int, q_1HTD: Tensor, k_1GTD: Tensor, v_1GTD: Tensor, scaling: float) -> Tensor:
+    def attend(self, layer: int, q_1HTD: Tensor, k_1GTD: Tensor, v_1GTD: Tensor, scaling: float, *_: Any) -> Tensor:
         keys, values = self.layers[layer]
         k, v = torch.cat([keys, k_1GTD], 2), torch.cat([values, v_1GTD], 2)
         return attend(q_1HTD, k, v, self.plan, scaling)
@@ -99,7 +99,7 @@ class _Collect:
         self.plan, self.longest = plan, plan.longest
         self.layers: dict[int, KeysValues] = {}
 
-    def attend(self, layer: int, q_1HTD: Tensor, k_1GTD: Tensor, v_1GTD: Tensor, scaling: float) -> Tensor:
+    def attend(self, layer: int, q_1HTD: Tensor, k_1GTD: Tensor, v_1GTD: Tensor, scaling: float, *_: Any) -> Tensor:
         self.layers[layer] = (k_1GTD.contiguous(), v_1GTD.contiguous())
         return attend(q_1HTD, k_1GTD, v_1GTD, self.plan, scaling)
 

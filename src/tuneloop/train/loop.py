@@ -196,7 +196,7 @@ class Loop:
                 self.sampler.ask(self.model, self.start.steps + self.position.step)
             better = self.patience.improved(self.world.from_main(self._watched), self.position.step)
             if better and self.config.validation.keeps_best:
-                facts = {"step": self.position.step, "plan_hash": self.plan.hash}
+                facts = {"step": self.position.step, "plan_hash": self.plan.hash, "loss": self.validation_loss}
                 tensors = tensors_of(self.parameters, keep=self.world.is_main)
                 self.world.from_main(lambda: checkpoint.save_weights(self.folder / BEST, tensors, facts))
         if self.patience.exhausted:
@@ -237,7 +237,7 @@ class Loop:
                     where=str(self.folder / BEST),
                     hint="remove the stage's folder and train again, or set train.validation.keep=last",
                 )
-            best_step, self.validation_loss = self.start.steps + facts["step"], self.patience.best
+            best_step, self.validation_loss = self.start.steps + facts["step"], facts.get("loss")
         return Fitted(
             self.start.steps + self.position.step,
             self.start.tokens + self.position.tokens,

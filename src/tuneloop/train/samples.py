@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from tuneloop.chat import Chat
-from tuneloop.models import causal_model, quiet
+from tuneloop.models import causal_model, quiet, use_own
 from tuneloop.progress import log
 from tuneloop.rundir import RunDir, write_atomic
 from tuneloop.types import Example
@@ -106,7 +106,7 @@ def generate(model: nn.Module, chat: Chat, prompt: Sequence[int], max_new_tokens
         pad_token_id=chat.stop_ids[0],
     )
     ids_1T = torch.tensor([list(prompt)], device=next(model.parameters()).device)
-    inner.set_attn_implementation("sdpa")
+    use_own(model)
     model.eval()
     try:
         with quiet(), warnings.catch_warnings():
@@ -115,7 +115,7 @@ def generate(model: nn.Module, chat: Chat, prompt: Sequence[int], max_new_tokens
                 input_ids=ids_1T, attention_mask=torch.ones_like(ids_1T), generation_config=settings, use_cache=True
             )
     finally:
-        inner.set_attn_implementation(attention)
+        use_own(model, attention)
         inner.config.use_cache = cached
         model.train(training)
     return [int(i) for i in out_1T[0, len(prompt) :]]

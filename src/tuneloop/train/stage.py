@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tuneloop.chat import Chat
+from tuneloop.errors import ModelError
 from tuneloop.models import (
     Bundle,
     load_model,
@@ -163,18 +164,20 @@ def _fit(job: _Job, world: World, rehearsal: list[tuple[int, int]] | None = None
         rehearsal += [size(examples, plan) for plan in plans]
         plans, validation = [two_steps(examples, plan) for plan in plans], validation[: 4 * config.batch_size]
     tokens, steps = sum(len(e.input_ids) for e in examples), sum(len(p.steps) for p in plans)
-    log(f"  {len(examples):,} rows, {tokens:,} tokens, {steps} steps")
+    log(f"  {len(examples):,} examples of {rows.rows:,} rows, {tokens:,} tokens, {steps} steps")
 
     def prepare() -> None:
         text = json.dumps({"ids": [e.id for e in examples], "stages": [p.to_json() for p in plans]})
         write_atomic(out / PLAN, text)
-        watch.check_rows(out, rows.lengths_tokens, config.max_length_tokens, rows.left_out)
+        watch.check_rows(out, rows.rows_in, rows.lengths_tokens, config.max_length_tokens, rows.left_out)
         preflight.check(config, job.model_folder, examples, plans, out, job.dtype)
 
     world.from_main(prepare)
     asked = validation[: config.validation.samples]
     dtype, device = loading(config, world, job.dtype)
     student = load_model(job.model_folder, dtype=dtype, device=device, four_bit=four_bit)
+    if config.memory.padding_free:
+        _require_within_window(student, [*examples, *validation])
     teach = partial(open_teacher, config, job.teacher, student, tokenizer, [*examples, *validation], out, dtype=dtype)
     known = teach() if world.is_main else None
     world.sum([0.0])  # wait: what a teacher says is computed by one process and found by the others
@@ -191,6 +194,26 @@ def _fit(job: _Job, world: World, rehearsal: list[tuple[int, int]] | None = None
         world,
     )
     return trained, tokenizer, rows
+
+
+def _require_within_window(model: Any, examples: list[Example]) -> None:
+    """Refuse rows that a flat row would compute without the model's sliding window, before the first step.
+
+    Raises:
+        ModelError: Some are longer.
+    """
+    from tuneloop.models import window_tokens
+
+    if (window := window_tokens(model)) is None:
+        return
+    lengths = [len(e.input_ids) for e in examples if len(e.input_ids) > window]
+    if lengths:
+        raise ModelError(
+            f"{len(lengths):,} of {len(examples):,} examples are longer than the {window:,} tokens that layers of this model "
+            f"see (the longest has {max(lengths):,})",
+            where="train.memory.padding_free",
+            hint=f"set it to false; or train.max_length_tokens={window}, with train.too_long=drop or split",
+        )
 
 
 def load(out: RunDir) -> TrainResult:

@@ -151,17 +151,19 @@ def length_that_keeps(lengths_tokens: Sequence[int], share: float = 0.995) -> in
     return ordered[min(len(ordered), math.ceil(share * len(ordered))) - 1]
 
 
-def check_rows(out: RunDir, lengths_tokens: Sequence[int], limit_tokens: int, left_out: Mapping[str, int]) -> None:
+def check_rows(
+    out: RunDir, total: int, lengths_tokens: Sequence[int], limit_tokens: int, left_out: Mapping[str, int]
+) -> None:
     """Warn when over 1 % of the training rows are left out.
 
     Args:
         out: The run.
-        lengths_tokens: Of every row that could be encoded, also those over the limit.
+        total: Rows that came.
+        lengths_tokens: Of every example (a row may be several) that could be encoded, also those over the limit.
         limit_tokens: ``train.max_length_tokens``.
         left_out: Rows by reason.
     """
     lost, too_long = sum(left_out.values()), sum(n > limit_tokens for n in lengths_tokens)
-    total = len(lengths_tokens) + lost - too_long
     if lost <= 0.01 * total:
         return
     advice = None

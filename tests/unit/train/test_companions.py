@@ -161,9 +161,12 @@ def test_a_resumed_run_stops_where_the_whole_one_stopped(tmp_path: Path) -> None
 
 def test_any_metric_of_the_run_can_be_watched(tmp_path: Path) -> None:
     config = settings(validation={"metric": "grad_norm", "patience": 9, "every_steps": 3})
-    loop, _ = fit(config, tmp_path, held_out=rows(4, seed=5))
+    loop, fitted = fit(config, tmp_path, held_out=rows(4, seed=5))
     norms = {line["step"]: line["grad_norm"] for line in RunDir(tmp_path).metrics() if "grad_norm" in line}
     assert loop.patience.best == min(norms[step] for step in (3, 6, 9, 12))
+    losses = dict(validations(tmp_path))
+    assert fitted.best_step is not None
+    assert fitted.validation_loss == losses[fitted.best_step], "what was watched is no loss"
 
 
 def test_a_metric_that_does_not_exist_is_an_error(tmp_path: Path) -> None:

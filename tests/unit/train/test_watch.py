@@ -132,14 +132,19 @@ def test_the_length_that_keeps_995_of_1000_rows() -> None:
 
 def test_rows_left_out_are_a_warning_above_one_percent(tmp_path: Path) -> None:
     lengths = [10] * 1960 + list(range(101, 141))
-    check_rows(RunDir(tmp_path), lengths, 100, {"longer than 100 tokens": 40})
+    check_rows(RunDir(tmp_path), 2000, lengths, 100, {"longer than 100 tokens": 40})
     (found,) = warnings_of(RunDir(tmp_path))
     assert found["what"] == "40 of 2,000 training rows (2.0 %) are left out"
     assert "train.max_length_tokens=130 keeps 99.5 %" in found["advice"]  # 1,990 rows are 130 tokens or shorter
 
 
+def test_rows_are_counted_as_rows_where_each_is_several_examples(tmp_path: Path) -> None:
+    check_rows(RunDir(tmp_path), 70, [10] * 90, 100, {"its weight is 0": 40})
+    assert warnings_of(RunDir(tmp_path))[0]["what"] == "40 of 70 training rows (57.1 %) are left out"
+
+
 def test_one_row_in_a_hundred_may_be_left_out(tmp_path: Path) -> None:
-    check_rows(RunDir(tmp_path), [10] * 99 + [101], 100, {"longer than 100 tokens": 1})
+    check_rows(RunDir(tmp_path), 100, [10] * 99 + [101], 100, {"longer than 100 tokens": 1})
     assert kinds(RunDir(tmp_path)) == []
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from tuneloop.errors import ConfigError, need
-from tuneloop.models import quiet
+from tuneloop.models import quiet, use_own
 from tuneloop.progress import log
 from tuneloop.train.config import TrainConfig
 
@@ -80,7 +80,7 @@ def _check_room(model: nn.Module, config: TrainConfig) -> None:
 def _keys_and_values(model: nn.Module, tokens: int) -> torch.Tensor:
     """What random tokens give every layer, in PEFT's order: tokens x (layer, key or value, head, width)."""
     inner: Any = model
-    inner.set_attn_implementation("sdpa")  # an earlier stage may have left the flat one
+    use_own(model)  # an earlier stage may have left the flat one
     ids = torch.randint(0, inner.config.get_text_config().vocab_size, (1, tokens))
     device = next(model.parameters()).device
     held = inner.eval()(input_ids=ids.to(device), use_cache=True).past_key_values

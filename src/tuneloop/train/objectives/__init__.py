@@ -16,7 +16,6 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from tuneloop.errors import ModelError
-from tuneloop.models import ATTENTION, causal_model, register
 from tuneloop.progress import log
 from tuneloop.train import checkpointing, kernels
 from tuneloop.train.allocator import keep_freed_memory
@@ -25,7 +24,7 @@ from tuneloop.train.objectives.distil import FlatDistil, PlainDistil
 from tuneloop.train.objectives.flat import FlatSft
 from tuneloop.train.objectives.noise import Noisy
 from tuneloop.train.objectives.plain import PlainSft
-from tuneloop.train.objectives.teacher import Teacher, refuse_changed_logits
+from tuneloop.train.objectives.teacher import Teacher, arrange
 from tuneloop.train.sections import DistilConfig
 from tuneloop.types import Example
 
@@ -96,7 +95,7 @@ def sft(
     """Cross-entropy of the next token, with the model's attention set to match.
 
     Raises:
-        ModelError: The model changes its logits after the output head, which the flat form does not know.
+        ModelError: The model does what the flat form does not know.
     """
     _arrange(model, padding_free)
     if not padding_free:
@@ -129,13 +128,10 @@ def distillation(
 
 def _arrange(model: nn.Module, padding_free: bool) -> None:
     """Attention and layers for the flat form, or as they are written for the padded one."""
-    inner: Any = causal_model(model)
-    refuse_changed_logits(inner, padding_free)
+    arrange(model, padding_free)
     checkpointing.stop(model)
     if padding_free:
-        register()
         kernels.apply(model)
         keep_freed_memory()
     else:
         kernels.remove(model)
-    inner.set_attn_implementation(ATTENTION if padding_free else "sdpa")

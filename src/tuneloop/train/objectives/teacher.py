@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tuneloop.errors import ModelError
-from tuneloop.models import ATTENTION, causal_model, hidden_states, register
+from tuneloop.models import causal_model, hidden_states, use_flat, use_own
 from tuneloop.train.batch import Batch
 from tuneloop.train.objectives.divergence import seen_through, soften
 from tuneloop.train.objectives.plain import label_logits
@@ -43,17 +43,13 @@ class LiveTeacher:
         padding_free: Whether it sees flat rows or padded ones.
 
     Raises:
-        ModelError: It changes its logits after the output head, which the flat form does not know.
+        ModelError: It does what the flat form does not know.
     """
 
     def __init__(self, model: nn.Module, *, width: int, temperature: float, padding_free: bool = True) -> None:
         self.model, self.width, self.temperature, self.flat = model, width, temperature, padding_free
         model.eval().requires_grad_(False)
-        inner: Any = causal_model(model)
-        refuse_changed_logits(inner, padding_free)
-        if padding_free:
-            register()
-        inner.set_attn_implementation(ATTENTION if padding_free else "sdpa")
+        arrange(model, padding_free)
 
     @torch.no_grad()
     def known(self, examples: Sequence[Example], batch: Batch | None) -> tuple[Tensor, ...]:
@@ -82,18 +78,16 @@ def read_through(logits_NV: Tensor, known: Sequence[Tensor], temperature: float,
     return teacher_NE, seen_through(soften(logits_NV, temperature, width), tokens_Nk)
 
 
-def refuse_changed_logits(model: Any, padding_free: bool) -> None:
-    """The flat form applies the output head itself and knows nothing that comes after it.
+def arrange(model: nn.Module, padding_free: bool) -> None:
+    """Set the model's attention to the flat form or to transformers' own.
 
     Raises:
-        ModelError: Something does.
+        ModelError: The model does what the flat form does not know.
     """
-    text = model.config.get_text_config()
-    odd = [n for n in ("final_logit_softcapping", "logits_scaling", "logit_scale") if getattr(text, n, None)]
-    if padding_free and odd:
-        raise ModelError(
-            f"{type(model).__name__} changes its logits ({odd[0]})", hint="set train.padding_free=false for this model"
-        )
+    if padding_free:
+        use_flat(model, hint="set train.memory.padding_free=false for this model")
+    else:
+        use_own(model)
 
 
 def shared_width(student: Any, teacher: Any, tokens: int) -> int:
