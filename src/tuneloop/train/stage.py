@@ -202,9 +202,9 @@ def _require_within_window(model: Any, examples: list[Example]) -> None:
     Raises:
         ModelError: Some are longer.
     """
-    from tuneloop.models import window_tokens
+    from tuneloop.models import beyond_flat, window_tokens
 
-    if (window := window_tokens(model)) is None:
+    if (window := window_tokens(model)) is None or beyond_flat(model):  # what is beyond it is refused with its own advice
         return
     lengths = [len(e.input_ids) for e in examples if len(e.input_ids) > window]
     if lengths:
