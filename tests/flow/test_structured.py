@@ -199,6 +199,24 @@ def test_an_answer_that_is_cut_inside_a_call_says_length(caller: Site) -> None:
     assert "上海" in choice.message.content
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("cut", "finish"), [({"max_tokens": 3}, "length"), ({"max_tokens": 25}, "length"), ({"stop": ["time"]}, "stop")]
+)
+def test_a_forced_call_that_is_cut_never_shows_its_markup(
+    fake: Site, cut: dict[str, Any], finish: str, stream: bool
+) -> None:
+    choice = {"type": "function", "function": {"name": "time"}}
+    reply = fake.create(tools=[TIME], tool_choice=choice, stream=stream, **cut)
+    choices = [chunk.choices[0] for chunk in (reply if stream else [reply])]
+    said = [c.delta if stream else c.message for c in choices]
+    assert "".join(s.content or "" for s in said) == ""
+    ((name, arguments),) = ((c.function.name, c.function.arguments) for s in said for c in s.tool_calls or [])
+    assert name == "time"
+    assert "{}".startswith(arguments)
+    assert choices[-1].finish_reason == finish
+
+
 def test_with_no_tools_or_choice_none_the_text_stays_text(caller: Site) -> None:
     for more in ({}, {"tools": [WEATHER], "tool_choice": "none"}):
         choice = caller.create(**more).choices[0]

@@ -92,7 +92,8 @@ def stages(gateway: Gateway, asked: Asked) -> list[ToolStage]:
     use, calls = asked.use, gateway.chat.call_format
     if use is None or calls is None:
         return []
-    return [ToolStage(calls, _accept(use, bare=not calls.syntax.opening), parallel=use.parallel)]
+    accept = _accept(use, bare=not calls.syntax.opening)
+    return [ToolStage(calls, accept, parallel=use.parallel, forced=use.forced)]
 
 
 def _accept(use: ToolUse, *, bare: bool) -> Callable[[ToolCall], bool]:
