@@ -158,6 +158,12 @@ def test_a_named_function_is_the_one_that_is_called(fake: Site) -> None:
     assert json.loads(reply.choices[0].message.tool_calls[0].function.arguments) == {}
 
 
+def test_a_forced_function_without_parameters_is_called_without_arguments(real: Site) -> None:
+    for choice in real.create(tools=[TIME], tool_choice="required", temperature=2, n=8, max_tokens=80).choices:
+        assert [(c.function.name, c.function.arguments) for c in choice.message.tool_calls] == [("time", "{}")]
+        assert choice.finish_reason == "tool_calls"
+
+
 def test_several_calls_come_parsed_beside_the_content(caller: Site) -> None:
     message = caller.create(tools=[WEATHER]).choices[0].message
     assert message.content == "I look."
