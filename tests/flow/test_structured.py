@@ -258,7 +258,9 @@ def test_a_conversation_goes_on_with_the_clients_own_message_and_results_in_any_
     with serving(bundle, EngineConfig(name="fake")) as (gateway, url, key):
         submit = gateway.process.submit
         monkeypatch.setattr(gateway.process, "submit", lambda r: (asked.append(r), submit(r)))
-        Site(url, key).create(messages=[*ASK, message, *results], tools=[WEATHER])
+        said = message.model_dump()  # with a null for every field that the client knows
+        assert "annotations" in said
+        Site(url, key).create(messages=[*ASK, said, *results], tools=[WEATHER])
         prompt = gateway.chat.tokenizer.decode(asked[0].prompt_ids)
     assert prompt.index("5 °C") < prompt.index("20 °C")
     assert '<tool_call>\n{"name": "weather", "arguments": {"city": "上海"}}\n</tool_call>' in prompt

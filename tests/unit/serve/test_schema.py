@@ -45,6 +45,15 @@ def test_whole_characters_beyond_16_bits_are_fine() -> None:
     assert GenerateRequest.model_validate_json('{"prompt": "\\ud83d\\ude00"}').prompt == "😀"
 
 
+def test_a_null_means_not_given_whatever_its_name_and_a_misspelt_field_is_refused() -> None:
+    said = {"role": "assistant", "content": "hi", "annotations": None, "audio": None, "refusal": None}
+    body = {"messages": [said], "stream": None, "verbosity": None, "stream_options": {"include_obfuscation": None}}
+    assert not ChatRequest.model_validate(body).stream
+    for wrong in (ASK | {"verbosity": "low"}, {"messages": [said | {"annotations": []}]}):
+        with pytest.raises(ValidationError, match="Extra inputs"):
+            ChatRequest.model_validate(wrong)
+
+
 def test_top_k_fits_into_an_engine() -> None:
     assert ChatRequest.model_validate(ASK | {"top_k": 2**31 - 1}).top_k == 2**31 - 1
     for wraps_around in (2**31, 2**32 + 1):
