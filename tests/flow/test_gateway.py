@@ -168,8 +168,11 @@ def test_models_lists_what_is_served(fast: Site) -> None:
         ({"presence_penalty": 2.5}, "presence_penalty"),
         ({"no_such_field": 1}, "no_such_field"),
         ({"return_token_ids": True}, "return_token_ids"),
+        ({"service_tier": "flex"}, "service_tier"),
+        ({"metadata": {"a": 1}}, "metadata.a"),
+        ({"stream": True, "stream_options": {"include_obfuscation": True}}, "stream_options.include_obfuscation"),
         ({"max_tokens": 0}, "max_tokens"),
-        ({"max_tokens": 10, "max_completion_tokens": 10}, "max_tokens"),
+        ({"max_tokens": 10, "max_completion_tokens": 11}, "max_tokens"),
         ({"max_tokens": 1_000_000}, "max_tokens"),
         ({"temperature": 3}, "temperature"),
         ({"temperature": "0"}, "temperature"),
@@ -192,7 +195,9 @@ def test_what_cannot_be_obeyed_is_refused_by_name(fast: Site, change: dict[str, 
 
 def test_values_that_ask_for_nothing_are_accepted(fast: Site) -> None:
     neutral = {"n": 1, "logprobs": False, "tools": [], "presence_penalty": 0.0, "response_format": {"type": "text"}}
-    neutral |= {"return_token_ids": False}
+    neutral |= {"return_token_ids": False, "store": False, "service_tier": "auto", "metadata": {"team": "cards"}}
+    neutral |= {"safety_identifier": "joe", "prompt_cache_key": "bank", "max_tokens": 4, "max_completion_tokens": 4}
+    neutral |= {"stream": True, "stream_options": {"include_obfuscation": False}}
     assert fast.post({"messages": ASK} | neutral).status_code == 200
 
 

@@ -53,7 +53,7 @@ class ChatMessage(Strict):
     content: Annotated[
         list[TextPart] | None, BeforeValidator(_as_parts, json_schema_input_type=str | list[TextPart] | None)
     ] = None
-    """A string, or text parts; null beside calls."""
+    """A string, or text parts; an assistant's may be missing."""
     reasoning_content: str | None = None
     name: str | None = None
     tool_calls: Annotated[list[CalledTool], Field(max_length=MAX_CALLS)] | None = None
@@ -117,7 +117,7 @@ def _check(at: int, message: ChatMessage) -> None:
     ):
         if getattr(message, field) is not None and message.role not in roles:
             _refuse(at, field, f"a message of role {message.role} has no {field} here")
-    if message.content is None and not message.tool_calls:
+    if message.content is None and message.role != "assistant":
         _refuse(at, "content", "content is missing")
     for i, call in enumerate(message.tool_calls or ()):
         try:

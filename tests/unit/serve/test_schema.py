@@ -9,6 +9,7 @@ pytest.importorskip("fastapi", reason="pip install 'tuneloop[serve]'")
 
 from tuneloop.serve.api_error import ApiError
 from tuneloop.serve.schema import ChatRequest, CompletionRequest, GenerateRequest
+from tuneloop.types import Message
 
 ASK = {"messages": [{"role": "user", "content": "hi"}]}
 HALF = "\ud800"
@@ -90,3 +91,21 @@ def test_what_an_answer_is_held_to_may_only_count_so_far(schema: dict[str, Any],
 
 def test_a_tool_that_may_be_called_or_not_may_count_as_far_as_it_likes() -> None:
     ChatRequest.model_validate(ASK | {"tools": [tool({"type": "array", "minItems": 10**9})]}).asked()
+
+
+def test_an_assistant_may_have_said_nothing() -> None:
+    (_, said) = ChatRequest.model_validate({"messages": [*ASK["messages"], {"role": "assistant"}]}).asked().messages
+    assert said == Message("assistant", "")
+
+
+@pytest.mark.parametrize(
+    ("fields", "accepted"),
+    [({"best_of": 1}, True), ({"n": 2, "best_of": 2}, True), ({"n": 2, "best_of": 1}, False), ({"best_of": 2}, False)],
+)
+def test_best_of_all_that_are_asked_for_is_accepted(fields: dict[str, int], accepted: bool) -> None:
+    request = CompletionRequest.model_validate({"prompt": "hi"} | fields)
+    if accepted:
+        request.asked()
+    else:
+        with pytest.raises(ApiError, match="best_of"):
+            request.asked()
