@@ -10,7 +10,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from tuneloop.chat import opens_reasoning
-from tuneloop.engines import REFUSED, check_grammar
+from tuneloop.engines import DENIED, REFUSED, check_grammar
 from tuneloop.errors import DataError, MissingExtraError, need
 from tuneloop.serve.api_error import ApiError, unsupported
 from tuneloop.serve.asked import Asked, ToolUse
@@ -81,9 +81,12 @@ async def _compile(grammar: Grammar, param: str) -> None:
 
 
 def failed(error: str | None) -> ApiError:
-    """What a failed answer is called: its schema may be to blame, which nobody saw before the engine did."""
+    """What a failed answer is called: its schema may be to blame, or what a server behind the engine does not take, which
+    nobody saw before the engine did."""
     if error and error.startswith(REFUSED):
         return ApiError(400, error, param="response_format", code="invalid_schema")
+    if error and error.startswith(DENIED):
+        return ApiError(400, error, code="upstream_refused")
     return ApiError(500, f"the engine failed: {error or 'it was stopped'}", code="engine_error")
 
 
