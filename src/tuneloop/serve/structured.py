@@ -126,7 +126,9 @@ def _validators(use: ToolUse) -> Mapping[str, Any]:
     for name in use.strict:
         schema = use.schemas[name] or _ANY
         if _has_pattern(schema):
-            raise unsupported("tools", f"{name}: patterns of a strict function are kept only with tool_choice")
+            raise unsupported(
+                "tools", f"{name}: a strict pattern needs tool_choice required or its name; or leave it out"
+            )
         try:
             jsonschema.Draft202012Validator.check_schema(schema)
         except jsonschema.SchemaError as error:
