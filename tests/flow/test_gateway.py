@@ -18,10 +18,11 @@ from typing import Any
 
 import pytest
 
+from tests.vllm_like import VllmLike
 from tests.waiting import waiter
 from tuneloop import serve
 from tuneloop.chat import Chat
-from tuneloop.engines import EngineConfig, FakeConfig, create, generate
+from tuneloop.engines import EngineConfig, FakeConfig, UpstreamConfig, create, generate
 from tuneloop.models import Bundle, load_tokenizer, open_bundle
 from tuneloop.rundir import RunDir
 from tuneloop.serve import ServeConfig
@@ -168,8 +169,11 @@ def test_models_lists_what_is_served(fast: Site) -> None:
         ({"presence_penalty": 2.5}, "presence_penalty"),
         ({"no_such_field": 1}, "no_such_field"),
         ({"return_token_ids": True}, "return_token_ids"),
+        ({"service_tier": "flex"}, "service_tier"),
+        ({"metadata": {"a": 1}}, "metadata.a"),
+        ({"stream": True, "stream_options": {"include_obfuscation": True}}, "stream_options.include_obfuscation"),
         ({"max_tokens": 0}, "max_tokens"),
-        ({"max_tokens": 10, "max_completion_tokens": 10}, "max_tokens"),
+        ({"max_tokens": 10, "max_completion_tokens": 11}, "max_tokens"),
         ({"max_tokens": 1_000_000}, "max_tokens"),
         ({"temperature": 3}, "temperature"),
         ({"temperature": "0"}, "temperature"),
@@ -190,9 +194,32 @@ def test_what_cannot_be_obeyed_is_refused_by_name(fast: Site, change: dict[str, 
     assert (error["param"] or "").startswith(param)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_the_server_behind_the_engine_refuses_is_a_400_and_no_failure_of_the_engine(
+    bundle: Bundle, stream: bool
+) -> None:
+    server = VllmLike(create(EngineConfig(name="fake"), None))
+    try:
+        engine = EngineConfig(name="upstream", upstream=UpstreamConfig(url=server.url))
+        with running(ServeConfig(engine=engine, model_name="bank"), bundle) as (gateway, url, key):
+            site = Site(gateway, url, key)
+            server.refusal = b'{"error": {"message": "no penalties here"}}'
+            reply = site.post({"messages": ASK, "stream": stream, "presence_penalty": 1})
+            assert reply.status_code == 400
+            assert reply.json()["error"]["code"] == "upstream_refused"
+            assert "the server answered 400: no penalties here" in reply.json()["error"]["message"]
+            assert site.metric("tuneloop_errors_total") == 0
+            server.refusal = None
+            assert site.post({"messages": ASK, "max_tokens": 2}).status_code == 200
+    finally:
+        server.close()
+
+
 def test_values_that_ask_for_nothing_are_accepted(fast: Site) -> None:
     neutral = {"n": 1, "logprobs": False, "tools": [], "presence_penalty": 0.0, "response_format": {"type": "text"}}
-    neutral |= {"return_token_ids": False}
+    neutral |= {"return_token_ids": False, "store": False, "service_tier": "auto", "metadata": {"team": "cards"}}
+    neutral |= {"safety_identifier": "joe", "prompt_cache_key": "bank", "max_tokens": 4, "max_completion_tokens": 4}
+    neutral |= {"stream": True, "stream_options": {"include_obfuscation": False}}
     assert fast.post({"messages": ASK} | neutral).status_code == 200
 
 

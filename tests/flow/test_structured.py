@@ -158,6 +158,12 @@ def test_a_named_function_is_the_one_that_is_called(fake: Site) -> None:
     assert json.loads(reply.choices[0].message.tool_calls[0].function.arguments) == {}
 
 
+def test_a_forced_function_without_parameters_is_called_without_arguments(real: Site) -> None:
+    for choice in real.create(tools=[TIME], tool_choice="required", temperature=2, n=8, max_tokens=80).choices:
+        assert [(c.function.name, c.function.arguments) for c in choice.message.tool_calls] == [("time", "{}")]
+        assert choice.finish_reason == "tool_calls"
+
+
 def test_several_calls_come_parsed_beside_the_content(caller: Site) -> None:
     message = caller.create(tools=[WEATHER]).choices[0].message
     assert message.content == "I look."
@@ -199,6 +205,24 @@ def test_an_answer_that_is_cut_inside_a_call_says_length(caller: Site) -> None:
     assert "上海" in choice.message.content
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("cut", "finish"), [({"max_tokens": 3}, "length"), ({"max_tokens": 25}, "length"), ({"stop": ["time"]}, "stop")]
+)
+def test_a_forced_call_that_is_cut_never_shows_its_markup(
+    fake: Site, cut: dict[str, Any], finish: str, stream: bool
+) -> None:
+    choice = {"type": "function", "function": {"name": "time"}}
+    reply = fake.create(tools=[TIME], tool_choice=choice, stream=stream, **cut)
+    choices = [chunk.choices[0] for chunk in (reply if stream else [reply])]
+    said = [c.delta if stream else c.message for c in choices]
+    assert "".join(s.content or "" for s in said) == ""
+    ((name, arguments),) = ((c.function.name, c.function.arguments) for s in said for c in s.tool_calls or [])
+    assert name == "time"
+    assert "{}".startswith(arguments)
+    assert choices[-1].finish_reason == finish
+
+
 def test_with_no_tools_or_choice_none_the_text_stays_text(caller: Site) -> None:
     for more in ({}, {"tools": [WEATHER], "tool_choice": "none"}):
         choice = caller.create(**more).choices[0]
@@ -234,7 +258,9 @@ def test_a_conversation_goes_on_with_the_clients_own_message_and_results_in_any_
     with serving(bundle, EngineConfig(name="fake")) as (gateway, url, key):
         submit = gateway.process.submit
         monkeypatch.setattr(gateway.process, "submit", lambda r: (asked.append(r), submit(r)))
-        Site(url, key).create(messages=[*ASK, message, *results], tools=[WEATHER])
+        said = message.model_dump()  # with a null for every field that the client knows
+        assert "annotations" in said
+        Site(url, key).create(messages=[*ASK, said, *results], tools=[WEATHER])
         prompt = gateway.chat.tokenizer.decode(asked[0].prompt_ids)
     assert prompt.index("5 °C") < prompt.index("20 °C")
     assert '<tool_call>\n{"name": "weather", "arguments": {"city": "上海"}}\n</tool_call>' in prompt

@@ -135,23 +135,64 @@ def joined(parts: list[Part]) -> tuple[str, list[str]]:
     return "".join(t for kind, t in parts if kind == "content"), [t for kind, t in parts if kind == "call"]
 
 
+def forced_text(found: CallFormat, names: tuple[str, ...], arguments: str) -> str | None:
+    """An answer held to a call of the first of these functions; None where only one can be forced."""
+    grammar = found.grammar({name: {"type": "object"} for name in names})
+    if grammar is None:
+        return None
+    body = arguments
+    if names[0] not in grammar.before:
+        schema = json.loads(grammar.schema)
+        inner = schema.get("anyOf", [schema])[0]
+        inner = inner.get("items", inner)
+        given = {
+            "name": names[0],
+            **dict.fromkeys(("arguments", "parameters"), json.loads(arguments)),
+            "id": "abcdefghi",
+        }
+        value = {key: given[key] for key in inner["properties"]}
+        body = json.dumps([value] if "array" in json.dumps(schema) else value, ensure_ascii=False)
+    return grammar.before + body + grammar.after
+
+
 @pytest.mark.parametrize("name", CHATS)
 def test_a_forced_call_is_read_back_by_the_same_format(name: str) -> None:
     """What the grammar holds an answer to is what the template writes."""
     found = CHATS[name].call_format
     assert found is not None
-    grammar = found.grammar({"weather": {"type": "object"}})
-    assert grammar is not None
-    body = '{"city": "北京"}'
-    if "weather" not in grammar.before:
-        schema = json.loads(grammar.schema)
-        inner = schema.get("items", schema)
-        given = {"name": "weather", "arguments": json.loads(body), "parameters": json.loads(body), "id": "abcdefghi"}
-        value = {key: given[key] for key in inner["properties"]}
-        body = json.dumps([value] if schema["type"] == "array" else value, ensure_ascii=False)
+    said = forced_text(found, ("weather",), '{"city": "北京"}')
+    assert said is not None
     stage = ToolStage(found, lambda _: True)
-    parts = stage.feed([("content", grammar.before + body + grammar.after)]) + stage.finish()
+    parts = stage.feed([("content", said)]) + stage.finish()
     ((kind, text),) = parts
     assert kind == "call"
     assert json.loads(text)["name"] == "weather"
     assert json.loads(json.loads(text)["arguments"]) == {"city": "北京"}
+
+
+@pytest.mark.parametrize("names", [("weather",), ("weather", "lookup")])
+@pytest.mark.parametrize("name", CHATS)
+def test_a_forced_call_that_is_cut_anywhere_is_what_is_known_of_it_and_no_markup(
+    name: str, names: tuple[str, ...]
+) -> None:
+    found = CHATS[name].call_format
+    assert found is not None
+    arguments = '{"arguments": "a } b", "name": "北京"}'
+    whole = forced_text(found, names, arguments)
+    if whole is None:
+        assert found.syntax.name == "deepseek"  # the name stands outside of its JSON
+        return
+    before = ""
+    for end in range(len(whole) + 1):
+        stage = ToolStage(found, lambda _: True, forced=names)
+        parts = [part for character in whole[:end] for part in stage.feed([("content", character)])] + stage.finish()
+        assert [kind for kind, _ in parts] == ["call"] * len(parts)
+        if not parts:
+            assert (len(names), before) == (2, "")
+            continue
+        (call,) = (json.loads(text) for _, text in parts)
+        assert call["name"] == "weather"
+        assert arguments.startswith(call["arguments"])
+        assert call["arguments"].startswith(before)
+        before = call["arguments"]
+    assert before == arguments

@@ -24,6 +24,10 @@ _DECODER = json.JSONDecoder()
 _FENCED = re.compile(r"\s*([^\n]+)\n```(?:json)?\n")
 _MISTRAL_HEAD = re.compile(r"\s*([\w.-]+)\s*(?:\[CALL_ID\]\s*\w+\s*)?(?:\[ARGS\])?\s*(?={)")
 _LLAMA_TAG = "<|python_tag|>"
+_IN_JSON = re.compile(rf"\s*(?:{re.escape(_LLAMA_TAG)})?\s*[\[{{]")
+_NAME = re.compile(r'"name"\s*:\s*("(?:[^"\\]|\\.)*")')
+_BRACE = re.compile("(?={)")
+_ARGUMENTS = re.compile(r'"(?:arguments|parameters)"\s*:\s*')
 _CALL, _SEP, _CALL_END = "<｜tool▁call▁begin｜>", "<｜tool▁sep｜>", "<｜tool▁call▁end｜>"
 
 
@@ -42,6 +46,16 @@ class Syntax:
     markers: tuple[str, ...] = ()
     starts: tuple[str, ...] = ()
     """What a block without an opening may begin with."""
+
+    def begun(self, block: str, names: Sequence[str]) -> ToolCall | None:
+        """The call of one of these functions that a block was cut in, its arguments as far as they go; None where its
+        name cannot be known yet."""
+        found = (_ARGUMENTS if _IN_JSON.match(block) else _BRACE).search(block)
+        named = _NAME.search(block, 0, found.start() if found else len(block))
+        name = names[0] if len(names) == 1 else json.loads(named[1]) if named else None
+        rest = block[found.end() :] if found else ""
+        whole = _json(rest)
+        return None if name is None else ToolCall(name, rest[: whole[1]] if whole else rest)
 
 
 def _call(value: Any) -> ToolCall | None:

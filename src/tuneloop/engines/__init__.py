@@ -9,7 +9,7 @@ Engines take token ids and know no text. ``EngineProcess`` keeps one in a superv
 
 from __future__ import annotations
 
-from tuneloop.engines.base import Capabilities, Engine, EngineStats, ReportsStats
+from tuneloop.engines.base import DENIED, Capabilities, Engine, EngineStats, ReportsStats
 from tuneloop.engines.config import EngineConfig, FakeConfig, UpstreamConfig
 from tuneloop.engines.generate import generate
 from tuneloop.engines.grammar import REFUSED
@@ -19,6 +19,7 @@ from tuneloop.engines.process_engine import ProcessEngine
 from tuneloop.engines.registry import choose, create, names
 
 __all__ = [
+    "DENIED",
     "REFUSED",
     "Capabilities",
     "Engine",

@@ -13,6 +13,9 @@ from typing import Protocol, runtime_checkable
 from tuneloop.errors import ServeError
 from tuneloop.types import Request, TokenEvent
 
+DENIED = "the request was refused: "
+"""What the error of a request begins with that another server behind an engine took for the client's fault."""
+
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:

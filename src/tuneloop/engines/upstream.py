@@ -17,7 +17,7 @@ from concurrent.futures import Future
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from tuneloop.engines.base import admit, collect
+from tuneloop.engines.base import DENIED, admit, collect
 from tuneloop.engines.config import EngineConfig, UpstreamConfig
 from tuneloop.engines.grammar import REFUSED
 from tuneloop.engines.pacing import together
@@ -301,9 +301,10 @@ class UpstreamEngine:
         try:
             check(status, text, self._base)
         except ServeError as error:
-            if status != 400 or job.request.sampling.grammar is None:
+            if status != 400:
                 raise
-            raise ServeError(f"{REFUSED}{error.what}", where=error.where) from error
+            blamed = DENIED if job.request.sampling.grammar is None else REFUSED
+            raise ServeError(f"{blamed}{error.what}", where=error.where) from error
 
     async def _follow(self, job: Job, reply: aiohttp.ClientResponse) -> bool | None:
         """Take a stream until the request has ended or its next call is due; None when the stream has ended first."""

@@ -14,7 +14,8 @@ __all__ = ["Answer", "Finish", "Kind", "Part", "PartStage", "TokenLogprob"]
 
 Kind = Literal["reasoning", "content", "call"]
 Part = tuple[Kind, str]
-"""A piece of an answer. A ``call`` is a whole one: a JSON object with name and arguments, both text."""
+"""A piece of an answer. A ``call`` is a whole one (a forced one that was cut: as far as it goes): a JSON object with name and
+arguments, both text."""
 Finish = FinishReason | Literal["tool_calls", "content_filter"]
 
 

@@ -92,6 +92,6 @@ def _add_errors(app: FastAPI, gateway: Gateway) -> None:
         return plain.response()
 
     @app.exception_handler(RequestValidationError)
-    async def invalid(_: HttpRequest, error: RequestValidationError) -> JSONResponse:
-        refused(gateway, explained := explain(error.errors(), skip=1))
+    async def invalid(http: HttpRequest, error: RequestValidationError) -> JSONResponse:
+        refused(gateway, explained := explain(error.errors(), error.body or dict(http.query_params), skip=1))
         return explained.response()

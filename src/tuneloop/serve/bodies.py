@@ -62,18 +62,24 @@ def read(gateway: Gateway, door: str, values: Any) -> Call:
     try:
         return DOORS[door](gateway, values)
     except ValidationError as error:
-        raise explain(error.errors()) from None
+        raise explain(error.errors(), values) from None
 
 
-def explain(errors: Sequence[Any], skip: int = 0) -> ApiError:
+NO_OBJECT = ("model_type", "model_attributes_type", "dict_type")
+
+
+def explain(errors: Sequence[Any], body: Any, skip: int = 0) -> ApiError:
     """What pydantic found, in OpenAI's words.
 
     Args:
-        errors: Its list; the first one is told.
+        errors: Its list; the first one is told, or where that is about one way to write a field, the one that lies deepest.
+        body: What they are about.
         skip: How many steps of its path are not the body's (FastAPI puts ``body`` in front).
     """
-    first = errors[0]
-    path = ".".join(map(str, first["loc"][skip:]))
+    paths = [_written(error["loc"][skip:], body, error["type"] == "missing") for error in errors]
+    told = max((path for path in paths if path[: len(paths[0])] == paths[0]), key=len)
+    first, path = errors[paths.index(told)], ".".join(told)
+    said = "Input should be an object" if first["type"] in NO_OBJECT else first["msg"]
     if first["type"] == "json_invalid":
         return ApiError(400, "the body is not valid JSON", code="invalid_json")
     if first["type"] == "extra_forbidden":
@@ -81,5 +87,20 @@ def explain(errors: Sequence[Any], skip: int = 0) -> ApiError:
     if first["type"] == "missing" and not path:
         return ApiError(400, "the body is missing", code="invalid_json")
     if not path:
-        return ApiError(400, f"the body: {first['msg']}", code="invalid_value")
-    return ApiError(400, f"{path}: {first['msg']}", param=path, code="invalid_value")
+        return ApiError(400, f"the body: {said}", code="invalid_value")
+    return ApiError(400, f"{path}: {said}", param=path, code="invalid_value")
+
+
+def _written(steps: Sequence[str | int], value: Any, missing: bool) -> list[str]:
+    """The steps of a path that the client wrote: pydantic adds the names of a union's members. A ``missing`` last step is
+    what should have been written."""
+    out: list[str] = []
+    for at, step in enumerate(steps, 1):
+        if isinstance(value, dict) and step in value:
+            value = value[step]
+        elif isinstance(value, list) and isinstance(step, int):
+            value = value[step] if step < len(value) else None
+        elif not (missing and at == len(steps)):
+            continue
+        out.append(str(step))
+    return out

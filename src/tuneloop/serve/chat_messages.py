@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from tuneloop.serve.api_error import ApiError
 from tuneloop.types import Message, Role, ToolCall
@@ -20,9 +20,16 @@ def _as_parts(value: Any) -> Any:
 
 
 class Strict(BaseModel):
-    """No field is unknown, no value is bent into another type."""
+    """No field is unknown, no value is bent into another type. A null says that a field is not given, whatever its name:
+    clients write one for all that they know and do not use."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _given(cls, values: Any) -> Any:
+        nulls = isinstance(values, dict) and None in values.values()
+        return {key: value for key, value in values.items() if value is not None} if nulls else values
 
 
 class TextPart(Strict):
@@ -46,14 +53,11 @@ class ChatMessage(Strict):
     content: Annotated[
         list[TextPart] | None, BeforeValidator(_as_parts, json_schema_input_type=str | list[TextPart] | None)
     ] = None
-    """A string, or text parts; null beside calls."""
+    """A string, or text parts; an assistant's may be missing."""
     reasoning_content: str | None = None
     name: str | None = None
     tool_calls: Annotated[list[CalledTool], Field(max_length=MAX_CALLS)] | None = None
     tool_call_id: str | None = None
-    refusal: None = None
-    audio: None = None
-    function_call: None = None
 
     @property
     def text(self) -> str:
@@ -113,7 +117,7 @@ def _check(at: int, message: ChatMessage) -> None:
     ):
         if getattr(message, field) is not None and message.role not in roles:
             _refuse(at, field, f"a message of role {message.role} has no {field} here")
-    if message.content is None and not message.tool_calls:
+    if message.content is None and message.role != "assistant":
         _refuse(at, "content", "content is missing")
     for i, call in enumerate(message.tool_calls or ()):
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator
 
@@ -28,6 +28,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "function_call": ("none", "auto"),
     "modalities": (["text"],),
     "store": (False,),
+    "service_tier": ("auto", "default"),
     "return_token_ids": (False,),
 }
 """Fields of OpenAI's chat API, and of vLLM's, that are not supported, and the values that ask for nothing."""
@@ -47,10 +48,14 @@ def _has_half_a_character(value: Any) -> bool:
 
 Stops = Annotated[list[str], Field(max_length=MAX_STOPS)]
 Bias = Annotated[float, Field(ge=-100, le=100)]
+Label = Annotated[str, Field(max_length=512)]
+Metadata = Annotated[dict[Annotated[str, Field(max_length=64)], Label], Field(max_length=16)]
+Hint = Annotated[str, Field(max_length=256)]
 
 
 class StreamOptions(Strict):
     include_usage: bool = False
+    include_obfuscation: Literal[False] = False
 
 
 class Drawn(Strict):
@@ -69,7 +74,7 @@ class Drawn(Strict):
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     logit_bias: Annotated[dict[str, Bias], Field(max_length=MAX_BIASED_TOKENS)] | None = None
-    user: Annotated[str, Field(max_length=256)] | None = None
+    user: Hint | None = None
 
     @field_validator("*", mode="before")
     @classmethod
@@ -134,6 +139,11 @@ class ChatRequest(Drawn):
     response_format: ResponseFormat | None = None
     modalities: Any = None
     store: Any = None
+    service_tier: Any = None
+    metadata: Metadata | None = None
+    safety_identifier: Hint | None = None
+    prompt_cache_key: Hint | None = None
+    """This and the two before it have no effect: none of them changes an answer."""
     return_token_ids: Any = None
 
     def asked(self) -> Asked:
@@ -143,8 +153,8 @@ class ChatRequest(Drawn):
             ApiError: 400, naming the field.
         """
         self.refuse(NEUTRAL)
-        if self.max_tokens is not None and self.max_completion_tokens is not None:
-            raise ApiError(400, "max_tokens and max_completion_tokens say the same thing twice", param="max_tokens")
+        if len({self.max_tokens, self.max_completion_tokens} - {None}) > 1:
+            raise ApiError(400, "max_tokens and max_completion_tokens contradict each other", param="max_tokens")
         if self.top_logprobs and not self.logprobs:
             raise ApiError(400, "top_logprobs needs logprobs: true", param="top_logprobs")
         drawn = self.drawn()
@@ -181,7 +191,7 @@ class CompletionRequest(Drawn):
         Raises:
             ApiError: 400, naming the field.
         """
-        self.refuse({"echo": (False,), "suffix": ("",), "best_of": (1,), "return_token_ids": (False,)})
+        self.refuse({"echo": (False,), "suffix": ("",), "best_of": (self.n or 1,), "return_token_ids": (False,)})
         prompts = _prompts(self.prompt)
         if not prompts or not all(prompts):
             raise ApiError(400, "the prompt is empty", param="prompt", code="invalid_value")

@@ -10,7 +10,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from tuneloop.chat import opens_reasoning
-from tuneloop.engines import REFUSED, check_grammar
+from tuneloop.engines import DENIED, REFUSED, check_grammar
 from tuneloop.errors import DataError, MissingExtraError, need
 from tuneloop.serve.api_error import ApiError, unsupported
 from tuneloop.serve.asked import Asked, ToolUse
@@ -81,9 +81,12 @@ async def _compile(grammar: Grammar, param: str) -> None:
 
 
 def failed(error: str | None) -> ApiError:
-    """What a failed answer is called: its schema may be to blame, which nobody saw before the engine did."""
+    """What a failed answer is called: its schema may be to blame, or what a server behind the engine does not take, which
+    nobody saw before the engine did."""
     if error and error.startswith(REFUSED):
         return ApiError(400, error, param="response_format", code="invalid_schema")
+    if error and error.startswith(DENIED):
+        return ApiError(400, error, code="upstream_refused")
     return ApiError(500, f"the engine failed: {error or 'it was stopped'}", code="engine_error")
 
 
@@ -92,7 +95,8 @@ def stages(gateway: Gateway, asked: Asked) -> list[ToolStage]:
     use, calls = asked.use, gateway.chat.call_format
     if use is None or calls is None:
         return []
-    return [ToolStage(calls, _accept(use, bare=not calls.syntax.opening), parallel=use.parallel)]
+    accept = _accept(use, bare=not calls.syntax.opening)
+    return [ToolStage(calls, accept, parallel=use.parallel, forced=use.forced)]
 
 
 def _accept(use: ToolUse, *, bare: bool) -> Callable[[ToolCall], bool]:
@@ -122,7 +126,9 @@ def _validators(use: ToolUse) -> Mapping[str, Any]:
     for name in use.strict:
         schema = use.schemas[name] or _ANY
         if _has_pattern(schema):
-            raise unsupported("tools", f"{name}: patterns of a strict function are kept only with tool_choice")
+            raise unsupported(
+                "tools", f"{name}: a strict pattern needs tool_choice required or its name; or leave it out"
+            )
         try:
             jsonschema.Draft202012Validator.check_schema(schema)
         except jsonschema.SchemaError as error:

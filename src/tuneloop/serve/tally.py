@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from tuneloop.engines import REFUSED
+from tuneloop.engines import DENIED, REFUSED
 from tuneloop.types import FinishReason, Request, TokenEvent
 
 
@@ -32,7 +32,7 @@ class Tally:
         """Note an event; returns the seconds between tokens, once there are two."""
         if event.finish:
             self.finish, self.ended = event.finish, now
-            self.refused = event.error is not None and event.error.startswith(REFUSED)
+            self.refused = event.error is not None and event.error.startswith((REFUSED, DENIED))
         if not event.token_ids:
             return None
         before, self.last_token = self.last_token, now

@@ -20,6 +20,7 @@ MAX_SCHEMA_DEPTH = 32
 MAX_SCHEMA_COUNT = 20_000
 """What the numbers of a schema that an answer is held to may add up to. llama.cpp unrolls them while every other answer
 waits: a million took it seconds, and a thousand million until its process was taken for hung."""
+NO_ARGUMENTS = {"type": "object", "properties": {}, "additionalProperties": False}
 COUNTS = ("minItems", "maxItems", "multipleOf")
 
 Name = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
@@ -29,7 +30,7 @@ class Function(Strict):
     name: Name
     description: str | None = None
     parameters: dict[str, Any] | None = None
-    """JSON schema of the arguments."""
+    """JSON schema of the arguments; without one there are none."""
     strict: bool | None = None
 
 
@@ -104,7 +105,8 @@ def tools_of(
         raise ApiError(400, f"there are two tools {twice[0]!r}", param="tools", code="invalid_value")
     if choice == "none":
         return None, None
-    schemas = {t.function.name: json.loads(_checked(t.function.parameters or {}, "tools")) for t in tools}
+    given = {t.function.name: t.function.parameters for t in tools}
+    schemas = {n: json.loads(_checked(NO_ARGUMENTS if s is None else s, "tools")) for n, s in given.items()}
     forced = (choice.function.name,) if isinstance(choice, NamedTool) else tuple(names) if choice == "required" else ()
     for name in forced:
         _countable(schemas[name], "tools")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from tuneloop.chat import CallFormat
 from tuneloop.serve.answer import Finish, Part
@@ -13,17 +13,27 @@ from tuneloop.types import ToolCall
 class ToolStage:
     """A ``PartStage``: content in, content and whole calls out.
 
-    A block that cannot be read, or was cut, stays content. White space between content and calls belongs to neither.
+    A block that cannot be read, or was cut, stays content; a forced one is a call as far as it goes, since nothing else
+    was asked for. White space between content and calls belongs to neither.
 
     Args:
         calls: How the model writes calls.
         accept: Whether a call may go out; a block with one that may not stays content.
         parallel: More than one call an answer; without it whatever follows the first is left out.
+        forced: The functions of which the answer calls one, whatever else; empty where it may not.
     """
 
-    def __init__(self, calls: CallFormat, accept: Callable[[ToolCall], bool], *, parallel: bool = True) -> None:
+    def __init__(
+        self,
+        calls: CallFormat,
+        accept: Callable[[ToolCall], bool],
+        *,
+        parallel: bool = True,
+        forced: Sequence[str] = (),
+    ) -> None:
         self.ended: Finish | None = None
         self._syntax, self._accept, self._parallel = calls.syntax, accept, parallel
+        self._forced = forced
         self._held = ""
         self._before = ""
         """What to give back in front of a block that is no call: white space and the marker."""
@@ -46,6 +56,8 @@ class ToolStage:
         held, self._held = self._held, ""
         if self._state == "block":
             return self._block(held, "")
+        if self._forced and self.ended is None:
+            return self._begun("")
         return [("content", held)] if held and not (self._after_call and not held.strip()) and not self._full else []
 
     @property
@@ -127,9 +139,21 @@ class ToolStage:
     def _block(self, block: str, closing: str) -> list[Part]:
         calls = self._syntax.read(block)
         before, self._before = self._before, ""
-        if not calls or not all(map(self._accept, calls)):
-            self._after_call = False
+        if calls and all(map(self._accept, calls)):
+            self.ended, self._after_call = "tool_calls", True
+            return [_part(call) for call in (calls if self._parallel else calls[:1])]
+        self._after_call = False
+        if not self._forced:
             return [("content", before + block + closing)]
-        self.ended, self._after_call = "tool_calls", True
-        kept = calls if self._parallel else calls[:1]
-        return [("call", json.dumps({"name": c.name, "arguments": c.arguments}, ensure_ascii=False)) for c in kept]
+        if closing:
+            self.ended = "tool_calls"
+        return self._begun(block)
+
+    def _begun(self, block: str) -> list[Part]:
+        """A forced call as far as it goes."""
+        call = self._syntax.begun(block, self._forced)
+        return [_part(call)] if call else []
+
+
+def _part(call: ToolCall) -> Part:
+    return "call", json.dumps({"name": call.name, "arguments": call.arguments}, ensure_ascii=False)

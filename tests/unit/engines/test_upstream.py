@@ -20,6 +20,7 @@ from tuneloop.types import Grammar, Request, Response, Sampling, TokenEvent
 
 pytest.importorskip("aiohttp", reason="pip install 'tuneloop[serve]'")
 
+from tuneloop.engines.base import DENIED
 from tuneloop.engines.grammar import REFUSED
 from tuneloop.engines.upstream import UpstreamEngine
 from tuneloop.engines.upstream_dialects import ControlTokens, Job, LlamaServer, Text, Vllm
@@ -104,7 +105,7 @@ def test_a_grammar_that_the_server_refuses_is_called_that(server: VllmLike) -> N
     finally:
         engine.close()
     assert held.error == f"{REFUSED}the server answered 400: Invalid grammar specification."
-    assert free.error == "the server answered 400: Invalid grammar specification."
+    assert free.error == f"{DENIED}the server answered 400: Invalid grammar specification."
 
 
 def test_what_ends_an_answer_with_a_grammar_is_no_part_of_it() -> None:

@@ -9,6 +9,7 @@ pytest.importorskip("fastapi", reason="pip install 'tuneloop[serve]'")
 
 from tuneloop.serve.api_error import ApiError
 from tuneloop.serve.schema import ChatRequest, CompletionRequest, GenerateRequest
+from tuneloop.types import Message
 
 ASK = {"messages": [{"role": "user", "content": "hi"}]}
 HALF = "\ud800"
@@ -43,6 +44,15 @@ def test_half_a_character_is_refused_by_name(kind: Any, body: dict[str, Any], fi
 
 def test_whole_characters_beyond_16_bits_are_fine() -> None:
     assert GenerateRequest.model_validate_json('{"prompt": "\\ud83d\\ude00"}').prompt == "😀"
+
+
+def test_a_null_means_not_given_whatever_its_name_and_a_misspelt_field_is_refused() -> None:
+    said = {"role": "assistant", "content": "hi", "annotations": None, "audio": None, "refusal": None}
+    body = {"messages": [said], "stream": None, "verbosity": None, "stream_options": {"include_obfuscation": None}}
+    assert not ChatRequest.model_validate(body).stream
+    for wrong in (ASK | {"verbosity": "low"}, {"messages": [said | {"annotations": []}]}):
+        with pytest.raises(ValidationError, match="Extra inputs"):
+            ChatRequest.model_validate(wrong)
 
 
 def test_top_k_fits_into_an_engine() -> None:
@@ -81,3 +91,21 @@ def test_what_an_answer_is_held_to_may_only_count_so_far(schema: dict[str, Any],
 
 def test_a_tool_that_may_be_called_or_not_may_count_as_far_as_it_likes() -> None:
     ChatRequest.model_validate(ASK | {"tools": [tool({"type": "array", "minItems": 10**9})]}).asked()
+
+
+def test_an_assistant_may_have_said_nothing() -> None:
+    (_, said) = ChatRequest.model_validate({"messages": [*ASK["messages"], {"role": "assistant"}]}).asked().messages
+    assert said == Message("assistant", "")
+
+
+@pytest.mark.parametrize(
+    ("fields", "accepted"),
+    [({"best_of": 1}, True), ({"n": 2, "best_of": 2}, True), ({"n": 2, "best_of": 1}, False), ({"best_of": 2}, False)],
+)
+def test_best_of_all_that_are_asked_for_is_accepted(fields: dict[str, int], accepted: bool) -> None:
+    request = CompletionRequest.model_validate({"prompt": "hi"} | fields)
+    if accepted:
+        request.asked()
+    else:
+        with pytest.raises(ApiError, match="best_of"):
+            request.asked()

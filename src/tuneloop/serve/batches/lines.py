@@ -107,7 +107,7 @@ def _read(gateway: Gateway, endpoint: str, text: bytes) -> tuple[LineBody, bodie
     try:
         line = LineBody.model_validate(values)
     except ValidationError as error:
-        told = bodies.explain(error.errors())
+        told = bodies.explain(error.errors(), values)
         raise _Wrong(told.code or "invalid_value", told.message, told.param) from None
     if line.url != endpoint:
         raise _Wrong("mismatched_url", f"the batch is for {endpoint}", "url")

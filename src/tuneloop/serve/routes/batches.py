@@ -16,13 +16,13 @@ from tuneloop.serve.batches.ledger import OPEN, BatchRow, new_id
 from tuneloop.serve.chat_messages import Strict
 from tuneloop.serve.gateway import Gateway
 from tuneloop.serve.routes.storage import ask, page
+from tuneloop.serve.schema import Metadata
 
 if TYPE_CHECKING:
     from tuneloop.serve.batches.worker import Worker
 
 MAX_PAGE = 100
 UNITS_S = {"m": 60, "h": 3600}
-Label = Annotated[str, Field(max_length=512)]
 
 
 class BatchRequest(Strict):
@@ -32,7 +32,7 @@ class BatchRequest(Strict):
     endpoint: Literal["/v1/chat/completions", "/v1/completions"]
     completion_window: Annotated[str, Field(pattern=r"^[1-9]\d{0,3}[mh]$")]
     """OpenAI knows ``24h`` only; here any number of hours or minutes."""
-    metadata: Annotated[dict[Annotated[str, Field(max_length=64)], Label], Field(max_length=16)] | None = None
+    metadata: Metadata | None = None
     output_expires_after: Any = None
 
     @property
