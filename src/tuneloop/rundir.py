@@ -84,7 +84,7 @@ def fsync_path(path: Path) -> None:
 def disk_error(error: OSError, path: Path) -> ResourceError:
     """An OSError while writing, as two lines with what is free and where."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        free = shutil.disk_usage(path.parent if path.parent.exists() else Path()).free
+        free = shutil.disk_usage(next(p for p in (path, *path.parents) if p.exists())).free
         return ResourceError(
             f"the disk is full ({free / 1e6:.0f} MB free)",
             where=str(path),
