@@ -33,6 +33,7 @@ openai = pytest.importorskip("openai", reason="pip install 'tuneloop[dev]'")
 
 from tuneloop.serve.check import running  # noqa: E402
 from tuneloop.serve.gateway import Gateway  # noqa: E402
+from tuneloop.serve.keys import KeyRing  # noqa: E402
 
 wait_for = waiter(10.0)
 ASK = [{"role": "user", "content": "I lost my card"}]
@@ -235,8 +236,30 @@ def test_every_route_also_an_unknown_one_needs_a_key(fast: Site, method: str, pa
 def test_a_key_opens_only_its_scope(fast: Site) -> None:
     assert httpx.get(f"{fast.url}/v1/models", headers=fast.headers).status_code == 200
     assert httpx.get(f"{fast.url}/metrics", headers=fast.headers).status_code == 200
-    assert httpx.get(f"{fast.url}/anything-else", headers=fast.headers).status_code == 403  # it lacks admin
-    assert httpx.get(f"{fast.url}/v1/unknown", headers=fast.headers).status_code == 404
+    assert httpx.get(f"{fast.url}/openapi.json", headers=fast.headers).status_code == 403  # it lacks admin
+
+
+@pytest.mark.parametrize(
+    ("path", "hint"),
+    [
+        ("/models", "did you mean /v1/models?"),
+        ("/chat/completions", "did you mean /v1/chat/completions?"),
+        ("//v1/models", "did you mean /v1/models?"),
+        ("/v1/v1/chat/completions", "did you mean /v1/chat/completions?"),
+        ("/v1/generate/", "did you mean /generate?"),
+        ("/v1/unknown", "the paths are /generate, /healthz"),
+        ("/docs", "the paths are /generate, /healthz"),
+        ("/", "the paths are /generate, /healthz"),
+    ],
+)
+@pytest.mark.parametrize("scope", ["chat", "metrics", "admin"])
+def test_a_path_that_no_route_has_is_a_404_that_knows_what_is_meant(
+    fast: Site, monkeypatch: pytest.MonkeyPatch, path: str, hint: str, scope: Any
+) -> None:
+    monkeypatch.setattr(fast.gateway, "ring", KeyRing.of("one", scopes=(scope,)))
+    reply = httpx.get(fast.url + path, headers={"Authorization": "Bearer one"})
+    assert (reply.status_code, reply.json()["error"]["code"]) == (404, "unknown_url")
+    assert reply.json()["error"]["message"].startswith(f"there is nothing at {path!r}; {hint}")
 
 
 def test_health_needs_no_key_and_every_answer_has_a_request_id(fast: Site) -> None:
