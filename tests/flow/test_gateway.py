@@ -273,6 +273,14 @@ def test_health_needs_no_key_and_every_answer_has_a_request_id(fast: Site) -> No
     assert reply.json()["id"] == f"chatcmpl-{reply.headers['x-request-id']}"
 
 
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/v1/models"])
+def test_head_is_answered_as_get_without_the_body(fast: Site, path: str) -> None:
+    with httpx.Client(base_url=fast.url, headers=fast.headers) as http:  # one connection: a body would break the next
+        head, get = http.head(path), http.get(path)
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["content-length"] == get.headers["content-length"] == str(len(get.content))
+
+
 def test_metrics_count_and_carry_no_secrets(fast: Site) -> None:
     before = fast.metric("tuneloop_generation_tokens_total"), fast.metric("model_latency_seconds_count")
     secret = "a very private question"

@@ -10,6 +10,7 @@ from tuneloop.serve.gateway import Gateway
 
 
 def add(app: FastAPI, gateway: Gateway) -> None:
+    @app.head("/v1/models", include_in_schema=False)
     @app.get("/v1/models")
     async def models() -> JSONResponse:
         return JSONResponse(listed(gateway))
