@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import re
@@ -213,6 +214,16 @@ def test_a_broken_body_is_a_400_in_openais_shape(fast: Site, body: bytes) -> Non
     reply = httpx.post(f"{fast.url}/v1/chat/completions", content=body, headers=headers)
     assert reply.status_code == 400
     assert set(reply.json()["error"]) == {"message", "type", "param", "code"}
+
+
+def test_a_compressed_body_is_a_415_that_says_so(fast: Site) -> None:
+    text = json.dumps({"messages": ASK, "max_tokens": 1}).encode()
+    headers = fast.headers | {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+    for path in ("/v1/chat/completions", "/v1/files"):
+        reply = httpx.post(fast.url + path, content=gzip.compress(text), headers=headers)
+        assert (reply.status_code, reply.json()["error"]["code"]) == (415, "unsupported_content_encoding")
+    headers["Content-Encoding"] = "identity"
+    assert httpx.post(f"{fast.url}/v1/chat/completions", content=text, headers=headers).status_code == 200
 
 
 def test_a_body_that_is_too_large_is_a_413_with_and_without_a_length(fast: Site) -> None:

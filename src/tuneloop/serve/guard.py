@@ -83,7 +83,8 @@ class Guard:
         """The request's body, or a way to read it, after everything that can be said against the request."""
         check_head(self._shield, scope)
         path: str = scope["path"]
-        key = self._admit(path, dict(scope["headers"]).get(b"authorization", b""))
+        headers = dict(scope["headers"])
+        key = self._admit(path, headers.get(b"authorization", b""))
         scope["state"]["key"], entry.key_id = key, key.id
         if path not in PUBLIC and path != METRICS:
             check_audit(self._gateway)
@@ -91,9 +92,16 @@ class Guard:
         upload = path.startswith(UPLOADS)
         config = self._gateway.config
         most = config.batches.max_file_bytes + FORM_BYTES if upload else config.max_body_bytes
-        length = dict(scope["headers"]).get(b"content-length", b"")
+        length, coding = headers.get(b"content-length", b""), headers.get(b"content-encoding")
         if length and (not length.isdigit() or int(length) > most):
             raise _too_large(most)
+        if coding and coding.lower() != b"identity":
+            raise ApiError(
+                415,
+                "compressed bodies are not accepted: send it without Content-Encoding",
+                code="unsupported_content_encoding",
+                headers={"Accept-Encoding": "identity"},
+            )
         if upload:
             return self._limited(receive, most)
         body = await self._body(receive, most)
