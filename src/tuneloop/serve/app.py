@@ -21,16 +21,13 @@ from tuneloop.serve.batches.worker import Worker
 from tuneloop.serve.bodies import explain
 from tuneloop.serve.gateway import Gateway
 from tuneloop.serve.guard import Guard
+from tuneloop.serve.limits import HEADERS
 from tuneloop.serve.missing import no_route
 from tuneloop.serve.openapi import describe
 from tuneloop.serve.routes import ROUTES, health
 from tuneloop.serve.routes.doors import Doors
 
-EXPOSED = (
-    "x-request-id",
-    "retry-after",
-    *(f"x-ratelimit-{a}-{b}" for a in ("limit", "remaining", "reset") for b in ("requests", "tokens")),
-)
+EXPOSED = ("x-request-id", "retry-after", *HEADERS)
 """Headers that a page of an allowed origin may read."""
 
 
