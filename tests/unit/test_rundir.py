@@ -86,6 +86,13 @@ def test_a_full_disk_is_told_with_the_space_of_the_disk_that_is_meant(
     assert seen == [tmp_path / "disk"]
 
 
+def test_a_file_that_is_gone_is_not_told_as_one_that_cannot_be_written(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as caught:
+        (tmp_path / "input").read_bytes()
+    known = rundir.disk_error(caught.value, tmp_path)
+    assert (known.what, known.where) == ("a file or its folder is gone", str(tmp_path / "input"))
+
+
 def test_read_json_errors(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such file"):
         read_json(tmp_path / "a.json")
