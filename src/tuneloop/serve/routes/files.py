@@ -110,7 +110,7 @@ async def _store(gateway: Gateway, worker: Worker, file: UploadFile, owner: str)
         created_s=int(time.time()),
     )
     try:
-        return await ask(worker.ledger.add_file, row)
+        return await ask(worker.ledger.add_file, row, str(worker.folder.path))
     except ApiError:
         await asyncio.to_thread(worker.folder.remove, file_id)
         raise
