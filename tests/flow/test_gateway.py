@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -282,6 +283,21 @@ def test_health_needs_no_key_and_every_answer_has_a_request_id(fast: Site) -> No
     assert len(seen) == 3
     reply = fast.post({"messages": ASK})
     assert reply.json()["id"] == f"chatcmpl-{reply.headers['x-request-id']}"
+
+
+@pytest.mark.parametrize(
+    ("manifest", "since", "until"),
+    [
+        ({"created": "2026-11-22T10:00:00+00:00"}, 1_795_341_600, 1_795_341_600),
+        ({}, time.time() - 1, time.time() + 1e6),
+    ],
+    ids=["bundle", "plain folder"],
+)
+def test_a_model_is_as_old_as_its_bundle(bundle: Bundle, manifest: dict[str, str], since: float, until: float) -> None:
+    config = ServeConfig(engine=EngineConfig(name="fake"))
+    with running(config, replace(bundle, manifest=manifest)) as (_, url, key):
+        reply = httpx.get(f"{url}/v1/models", headers={"Authorization": f"Bearer {key}"})
+    assert since <= reply.json()["data"][0]["created"] <= until
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/v1/models"])

@@ -32,7 +32,7 @@ def _model(gateway: Gateway) -> dict[str, object]:
     return {
         "id": gateway.model,
         "object": "model",
-        "created": 0,
+        "created": gateway.created_s,
         "owned_by": "tuneloop",
         "version": known.version,
         "precision": known.precision,
