@@ -82,9 +82,9 @@ def fsync_path(path: Path) -> None:
 
 
 def disk_error(error: OSError, path: Path) -> ResourceError:
-    """An OSError while writing, as two lines with what is free and where."""
+    """An OSError while writing, or reading what was written, as two lines with what is free and where."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        free = shutil.disk_usage(path.parent if path.parent.exists() else Path()).free
+        free = shutil.disk_usage(next(p for p in (path, *path.parents) if p.exists())).free
         return ResourceError(
             f"the disk is full ({free / 1e6:.0f} MB free)",
             where=str(path),
@@ -95,6 +95,12 @@ def disk_error(error: OSError, path: Path) -> ResourceError:
             "the file would be larger than this system lets it be",
             where=str(path),
             hint="raise the limit (ulimit -f) and run the same command again: it continues where it stopped",
+        )
+    if error.errno == errno.ENOENT:
+        return ResourceError(
+            "a file or its folder is gone",
+            where=error.filename or str(path),
+            hint="something removed it while it was needed",
         )
     return ResourceError(
         f"cannot write: {error.strerror or error}", where=str(path), hint="check the folder's permissions"

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +29,7 @@ pytest.importorskip("python_multipart", reason="pip install 'tuneloop[serve]'")
 
 from tuneloop.serve.batches import run as run_module  # noqa: E402
 from tuneloop.serve.batches import worker as worker_module  # noqa: E402
+from tuneloop.serve.batches.config import BatchesConfig  # noqa: E402
 from tuneloop.serve.batches.results import Outcome, Results  # noqa: E402
 from tuneloop.serve.check import running  # noqa: E402
 
@@ -159,6 +161,27 @@ def test_of_two_gateways_with_one_folder_only_one_works_and_the_other_takes_over
             wait_for(lambda: written() >= 5)
             assert (first.process.in_flight > 0) != (second.process.in_flight > 0)
         check_whole(openai.OpenAI(base_url=f"{url}/v1", api_key=key), batch_id)
+
+
+def test_a_gateway_with_another_folder_leaves_a_batch_to_the_gateway_that_has_its_file(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(worker_module, "POLL_S", 0.05)
+    fake = EngineConfig(name="fake", fake=FakeConfig(answer_ids=(70,) * 40))
+    mine, other = (
+        ServeConfig(engine=fake, model_name="bank", batches=BatchesConfig(folder=tmp_path / name)) for name in "ab"
+    )
+    with running(mine, bundle) as (_, url, key):  # a gateway that runs no batches
+        client = openai.OpenAI(base_url=f"{url}/v1", api_key=key)
+        batch_id = begin(client, 3)
+        with running(other, bundle, batches=True):
+            time.sleep(0.5)
+            assert client.batches.retrieve(batch_id).status == "validating"
+    assert capfd.readouterr().err.count("left to a gateway") == 1
+    (tmp_path / "a").rename(tmp_path / "moved")
+    moved = mine.model_copy(update={"batches": BatchesConfig(folder=tmp_path / "moved")})
+    with running(moved, bundle, batches=True) as (_, url, key):  # what counts is where the file is
+        check_whole(openai.OpenAI(base_url=f"{url}/v1", api_key=key), batch_id, 3)
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])

@@ -160,10 +160,6 @@ def test_a_request_that_can_only_fail_when_it_runs_stands_in_the_error_file(fast
         (line("x") | {"more": 1}, "unknown_parameter", "more"),
         (line("first"), "duplicate_custom_id", "custom_id"),
         (line("x", COMPLETIONS), "mismatched_url", "url"),
-        (line("x", stream=True), "unsupported_parameter", "body.stream"),
-        (line("x", temperature=3), "invalid_value", "body.temperature"),
-        (line("x", no_such_field=1), "unknown_parameter", "body.no_such_field"),
-        (line("x", model="gpt-4"), "model_not_found", "body.model"),
     ],
     ids=lambda value: str(value)[:30],
 )
@@ -172,6 +168,27 @@ def test_a_wrong_line_fails_the_batch_with_its_number(fast: Site, bad: Any, code
     assert (done.status, done.output_file_id, done.error_file_id) == ("failed", None, None)
     (problem,) = done.errors.data
     assert (problem.line, problem.code, problem.param) == (3, code, param)
+
+
+def test_a_body_that_cannot_be_answered_fails_its_line_only_with_what_the_live_route_says(fast: Site) -> None:
+    bad = {
+        "hot": line("hot", temperature=3),
+        "field": line("field", no_such_field=1),
+        "model": line("model", model="gpt-4"),
+        "empty": line("empty", messages=[]),
+    }
+    done = fast.ended(fast.batch(line("first"), *bad.values(), line("stream", stream=True), line("last")).id)
+    counts = done.request_counts
+    assert (done.status, counts.total, counts.completed, counts.failed) == ("completed", 7, 2, 5)
+    assert set(fast.lines(done.output_file_id)) == {"first", "last"}
+    told = {name: said["response"] for name, said in fast.lines(done.error_file_id).items()}
+    stream = told.pop("stream")
+    assert (stream["status_code"], stream["body"]["error"]["param"]) == (400, "stream")
+    assert told.keys() == bad.keys()
+    for name, asked in bad.items():
+        live = httpx.post(f"{fast.url}{CHAT}", json=asked["body"], headers=fast.headers)
+        assert (told[name]["status_code"], told[name]["body"]) == (live.status_code, live.json())
+        assert told[name]["request_id"]
 
 
 def test_every_wrong_line_is_told(fast: Site) -> None:
@@ -209,8 +226,8 @@ def test_half_a_surrogate_pair_is_a_400_or_404_and_a_lost_content_a_404(site: Si
     text = json.dumps(body).replace("\\\\ud800", "\\ud800")  # half a pair, as JSON writes it
     assert httpx.post(f"{site.url}/v1/batches", content=text, headers=headers).status_code == 400
     wrong = site.client.batches.create(input_file_id=file, endpoint=COMPLETIONS, completion_window="24h")
-    assert site.ended(wrong.id).errors.data[0].param is not None
-    assert list(site.client.files.list(purpose="\x00")) == list(site.client.batches.list(after="\x00")) == []
+    assert site.lines(site.ended(wrong.id).error_file_id)["a"]["response"]["status_code"] == 400
+    assert list(site.client.files.list(purpose="\x00")) == []
     for path in ("/v1/files/%ED%A0%80", "/v1/files/%00", "/v1/batches/%ff", "/v1/files/..%2f..%2fetc%2fpasswd/content"):
         assert httpx.get(f"{site.url}{path}", headers=site.headers).status_code == 404
     file = site.upload(line("a"))
@@ -233,6 +250,13 @@ def test_an_input_that_vanishes_fails_its_batch_by_name(site: Site, monkeypatch:
 def test_batches_are_listed_newest_first_in_pages(site: Site) -> None:
     ids = [site.ended(site.batch(line("a")).id).id for _ in range(3)]
     assert [b.id for b in site.client.batches.list(limit=1)] == ids[::-1]
+
+
+@pytest.mark.parametrize("after", ["nothing", "\x00", "batch_0123"])
+def test_a_page_after_what_does_not_exist_is_a_404_and_no_empty_list(fast: Site, after: str) -> None:
+    for kind in ("batches", "files"):
+        reply = httpx.get(f"{fast.url}/v1/{kind}", params={"after": after}, headers=fast.headers)
+        assert (reply.status_code, reply.json()["error"]["param"]) == (404, "after")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import re
@@ -13,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,7 @@ openai = pytest.importorskip("openai", reason="pip install 'tuneloop[dev]'")
 
 from tuneloop.serve.check import running  # noqa: E402
 from tuneloop.serve.gateway import Gateway  # noqa: E402
+from tuneloop.serve.keys import KeyRing  # noqa: E402
 
 wait_for = waiter(10.0)
 ASK = [{"role": "user", "content": "I lost my card"}]
@@ -241,6 +244,16 @@ def test_a_broken_body_is_a_400_in_openais_shape(fast: Site, body: bytes) -> Non
     assert set(reply.json()["error"]) == {"message", "type", "param", "code"}
 
 
+def test_a_compressed_body_is_a_415_that_says_so(fast: Site) -> None:
+    text = json.dumps({"messages": ASK, "max_tokens": 1}).encode()
+    headers = fast.headers | {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+    for path in ("/v1/chat/completions", "/v1/files"):
+        reply = httpx.post(fast.url + path, content=gzip.compress(text), headers=headers)
+        assert (reply.status_code, reply.json()["error"]["code"]) == (415, "unsupported_content_encoding")
+    headers["Content-Encoding"] = "identity"
+    assert httpx.post(f"{fast.url}/v1/chat/completions", content=text, headers=headers).status_code == 200
+
+
 def test_a_body_that_is_too_large_is_a_413_with_and_without_a_length(fast: Site) -> None:
     big = b" " * 1_100_000
     for content in (big, (big[i : i + 65536] for i in range(0, len(big), 65536))):
@@ -262,8 +275,30 @@ def test_every_route_also_an_unknown_one_needs_a_key(fast: Site, method: str, pa
 def test_a_key_opens_only_its_scope(fast: Site) -> None:
     assert httpx.get(f"{fast.url}/v1/models", headers=fast.headers).status_code == 200
     assert httpx.get(f"{fast.url}/metrics", headers=fast.headers).status_code == 200
-    assert httpx.get(f"{fast.url}/anything-else", headers=fast.headers).status_code == 403  # it lacks admin
-    assert httpx.get(f"{fast.url}/v1/unknown", headers=fast.headers).status_code == 404
+    assert httpx.get(f"{fast.url}/openapi.json", headers=fast.headers).status_code == 403  # it lacks admin
+
+
+@pytest.mark.parametrize(
+    ("path", "hint"),
+    [
+        ("/models", "did you mean /v1/models?"),
+        ("/chat/completions", "did you mean /v1/chat/completions?"),
+        ("//v1/models", "did you mean /v1/models?"),
+        ("/v1/v1/chat/completions", "did you mean /v1/chat/completions?"),
+        ("/v1/generate/", "did you mean /generate?"),
+        ("/v1/unknown", "the paths are /generate, /healthz"),
+        ("/docs", "the paths are /generate, /healthz"),
+        ("/", "the paths are /generate, /healthz"),
+    ],
+)
+@pytest.mark.parametrize("scope", ["chat", "metrics", "admin"])
+def test_a_path_that_no_route_has_is_a_404_that_knows_what_is_meant(
+    fast: Site, monkeypatch: pytest.MonkeyPatch, path: str, hint: str, scope: Any
+) -> None:
+    monkeypatch.setattr(fast.gateway, "ring", KeyRing.of("one", scopes=(scope,)))
+    reply = httpx.get(fast.url + path, headers={"Authorization": "Bearer one"})
+    assert (reply.status_code, reply.json()["error"]["code"]) == (404, "unknown_url")
+    assert reply.json()["error"]["message"].startswith(f"there is nothing at {path!r}; {hint}")
 
 
 def test_health_needs_no_key_and_every_answer_has_a_request_id(fast: Site) -> None:
@@ -275,6 +310,29 @@ def test_health_needs_no_key_and_every_answer_has_a_request_id(fast: Site) -> No
     assert len(seen) == 3
     reply = fast.post({"messages": ASK})
     assert reply.json()["id"] == f"chatcmpl-{reply.headers['x-request-id']}"
+
+
+@pytest.mark.parametrize(
+    ("manifest", "since", "until"),
+    [
+        ({"created": "2026-11-22T10:00:00+00:00"}, 1_795_341_600, 1_795_341_600),
+        ({}, time.time() - 1, time.time() + 1e6),
+    ],
+    ids=["bundle", "plain folder"],
+)
+def test_a_model_is_as_old_as_its_bundle(bundle: Bundle, manifest: dict[str, str], since: float, until: float) -> None:
+    config = ServeConfig(engine=EngineConfig(name="fake"))
+    with running(config, replace(bundle, manifest=manifest)) as (_, url, key):
+        reply = httpx.get(f"{url}/v1/models", headers={"Authorization": f"Bearer {key}"})
+    assert since <= reply.json()["data"][0]["created"] <= until
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/v1/models"])
+def test_head_is_answered_as_get_without_the_body(fast: Site, path: str) -> None:
+    with httpx.Client(base_url=fast.url, headers=fast.headers) as http:  # one connection: a body would break the next
+        head, get = http.head(path), http.get(path)
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["content-length"] == get.headers["content-length"] == str(len(get.content))
 
 
 def test_metrics_count_and_carry_no_secrets(fast: Site) -> None:

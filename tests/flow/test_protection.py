@@ -402,7 +402,7 @@ def test_a_private_key_that_everybody_can_read_is_refused(certificate: tuple[Pat
 @pytest.mark.parametrize("path", ["/openapi.json", "/docs", "/redoc"])
 def test_the_document_is_for_admins_and_pages_that_load_from_elsewhere_do_not_exist(bundle: Bundle, path: str) -> None:
     with site(bundle) as here:
-        assert here.http.get(path).status_code == 403
+        assert here.http.get(path).status_code == (403 if path == "/openapi.json" else 404)
         here.gateway.ring = KeyRing.of("root", scopes=("admin",))
         reply = httpx.get(here.url + path, headers={"Authorization": "Bearer root"})
         assert reply.status_code == (200 if path == "/openapi.json" else 404)

@@ -74,6 +74,25 @@ def test_write_atomic_keeps_the_old_file_when_it_fails(
     assert [p.name for p in tmp_path.iterdir()] == ["file.txt"]
 
 
+@pytest.mark.parametrize("path", ["disk", "disk/file", "disk/no/such/file"])
+def test_a_full_disk_is_told_with_the_space_of_the_disk_that_is_meant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    """``disk`` is where another file system is mounted: its parent's has all the space in the world."""
+    (tmp_path / "disk").mkdir()
+    real, seen = rundir.shutil.disk_usage, []
+    monkeypatch.setattr(rundir.shutil, "disk_usage", lambda asked: seen.append(asked) or real(asked))
+    rundir.disk_error(OSError(errno.ENOSPC, "No space left on device"), tmp_path / path)
+    assert seen == [tmp_path / "disk"]
+
+
+def test_a_file_that_is_gone_is_not_told_as_one_that_cannot_be_written(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as caught:
+        (tmp_path / "input").read_bytes()
+    known = rundir.disk_error(caught.value, tmp_path)
+    assert (known.what, known.where) == ("a file or its folder is gone", str(tmp_path / "input"))
+
+
 def test_read_json_errors(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such file"):
         read_json(tmp_path / "a.json")

@@ -23,6 +23,8 @@ _TYPES = {
     499: "client_closed_request",
     503: "service_unavailable",
 }
+QUOTA = "insufficient_quota"
+"""Code and type of a quota that is used up: no use to try again soon, as with other 429."""
 
 
 class ApiError(HTTPException):
@@ -50,7 +52,7 @@ class ApiError(HTTPException):
 
     @property
     def body(self) -> dict[str, Any]:
-        kind = _TYPES.get(self.status_code, "server_error")
+        kind = QUOTA if self.code == QUOTA else _TYPES.get(self.status_code, "server_error")
         return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
 
     def response(self) -> JSONResponse:

@@ -21,15 +21,13 @@ from tuneloop.serve.batches.worker import Worker
 from tuneloop.serve.bodies import explain
 from tuneloop.serve.gateway import Gateway
 from tuneloop.serve.guard import Guard
+from tuneloop.serve.limits import HEADERS
+from tuneloop.serve.missing import no_route
 from tuneloop.serve.openapi import describe
 from tuneloop.serve.routes import ROUTES, health
 from tuneloop.serve.routes.doors import Doors
 
-EXPOSED = (
-    "x-request-id",
-    "retry-after",
-    *(f"x-ratelimit-{a}-{b}" for a in ("limit", "remaining", "reset") for b in ("requests", "tokens")),
-)
+EXPOSED = ("x-request-id", "retry-after", *HEADERS)
 """Headers that a page of an allowed origin may read."""
 
 
@@ -57,7 +55,7 @@ def create_app(gateway: Gateway) -> ASGIApp:
     _add_errors(app, gateway)
     describe(app)
     _leave_failures_to_the_guard(app)
-    guarded: ASGIApp = Guard(Doors(app), gateway)
+    guarded: ASGIApp = Guard(Doors(app), gateway, app.routes)
     if origins := gateway.config.shield.cors_origins:
         guarded = CORSMiddleware(
             guarded, allow_origins=origins, allow_methods=["*"], allow_headers=["*"], expose_headers=EXPOSED
@@ -71,7 +69,7 @@ def create_metrics_app(gateway: Gateway) -> ASGIApp:
     health.add(app, gateway)
     _add_errors(app, gateway)
     _leave_failures_to_the_guard(app)
-    return AccessLog(Guard(app, gateway, metrics_only=True), gateway)
+    return AccessLog(Guard(app, gateway, app.routes, metrics_only=True), gateway)
 
 
 def _leave_failures_to_the_guard(app: FastAPI) -> None:
@@ -83,13 +81,15 @@ def _leave_failures_to_the_guard(app: FastAPI) -> None:
 
 def _add_errors(app: FastAPI, gateway: Gateway) -> None:
     @app.exception_handler(HTTPException)
-    async def http_error(_: HttpRequest, error: HTTPException) -> JSONResponse:
+    async def http_error(http: HttpRequest, error: HTTPException) -> JSONResponse:
         if isinstance(error, ApiError):
-            refused(gateway, error)
-            return error.response()
-        plain = ApiError(error.status_code, str(error.detail), headers=error.headers)
-        refused(gateway, plain)
-        return plain.response()
+            known = error
+        elif error.status_code == 404:
+            known = no_route(app.routes, http.scope["path"])
+        else:
+            known = ApiError(error.status_code, str(error.detail), headers=error.headers)
+        refused(gateway, known)
+        return known.response()
 
     @app.exception_handler(RequestValidationError)
     async def invalid(http: HttpRequest, error: RequestValidationError) -> JSONResponse:

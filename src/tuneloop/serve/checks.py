@@ -47,8 +47,8 @@ _NOT_ITEMS = bytes(set(range(256)) - set(b","))
 def check_json(config: ShieldConfig, body: bytes) -> None:
     """Refuse a JSON text that is nested too deeply or has too many items, before anything is built from it.
 
-    Strings are cut out first: without escapes, every second piece between quotation marks is outside of strings. A body
-    that is not balanced is left to the parser, which refuses it: it never goes deeper than the brackets that open.
+    Strings are cut out first: without escapes, every second piece between quotation marks is outside of strings. Which
+    bracket closes which is left to the parser: it never goes deeper than the brackets that open.
 
     Raises:
         ApiError: 400.
@@ -71,8 +71,9 @@ def check_json(config: ShieldConfig, body: bytes) -> None:
             break
         brackets = inner
     if brackets:
-        said = f"the body is not balanced JSON, or nested more than {config.max_json_depth} deep"
-        raise ApiError(400, said, code="invalid_json")
+        deep = f"is nested more than {config.max_json_depth} deep"
+        cut = "is not valid JSON: a bracket or a string is not closed, or not opened"
+        raise ApiError(400, f"the body {deep if b'[]' in brackets else cut}", code="invalid_json")
 
 
 def check_asked(config: ShieldConfig, asked: Asked) -> None:

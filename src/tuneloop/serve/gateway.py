@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import suppress
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from tuneloop.chat import Chat
@@ -46,6 +48,9 @@ class Gateway:
     def __init__(self, config: ServeConfig, bundle: Bundle, chat: Chat, ring: KeyRing | None = None) -> None:
         self.config, self.bundle, self.chat = config, bundle, chat
         self.model = config.model_name or bundle.name
+        made = bundle.manifest.get("created")
+        self.created_s = int(datetime.fromisoformat(made).timestamp() if made else time.time())
+        """When the model was made, for /v1/models; a plain folder does not say, so when its serving began."""
         self.context = Context(model=self.model, version=bundle.version, arm=config.arm, precision=bundle.precision)
         self.metrics = Metrics(self.context)
         self.logs = Logs(config.observe, self.metrics.log_line_dropped)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import traceback
 import uuid
+from collections.abc import Sequence
 from typing import Any
 
 from starlette.requests import ClientDisconnect
+from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tuneloop.errors import TuneloopError
@@ -20,6 +22,7 @@ from tuneloop.serve.audit import Entry
 from tuneloop.serve.checks import check_head, check_json
 from tuneloop.serve.gateway import Gateway
 from tuneloop.serve.keys import Key
+from tuneloop.serve.missing import has_route, no_route
 
 FORM_BYTES = 65_536
 """What the form around a file may take."""
@@ -35,7 +38,7 @@ SCOPES: tuple[tuple[str, keys.Scope], ...] = (
     ("/generate", "chat"),
     (METRICS, "metrics"),
 )
-"""Path prefix -> scope, the first that fits; every other path, also an unknown one, needs ``admin``."""
+"""Path prefix -> scope, the first that fits; every other path needs ``admin``."""
 
 
 class Guard:
@@ -44,11 +47,14 @@ class Guard:
     Args:
         app: What it guards.
         gateway: Keys, limits and counters.
+        routes: Those of the app. A key that may not open a path hears whether there is such a path.
         metrics_only: It stands on the port of the metrics: there is nothing else, and on loopback no key is asked for.
     """
 
-    def __init__(self, app: ASGIApp, gateway: Gateway, *, metrics_only: bool = False) -> None:
-        self._app, self._gateway, self._metrics_only = app, gateway, metrics_only
+    def __init__(
+        self, app: ASGIApp, gateway: Gateway, routes: Sequence[BaseRoute], *, metrics_only: bool = False
+    ) -> None:
+        self._app, self._gateway, self._routes, self._metrics_only = app, gateway, routes, metrics_only
         self._shield = gateway.config.shield
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -77,7 +83,8 @@ class Guard:
         """The request's body, or a way to read it, after everything that can be said against the request."""
         check_head(self._shield, scope)
         path: str = scope["path"]
-        key = self._admit(path, dict(scope["headers"]).get(b"authorization", b""))
+        headers = dict(scope["headers"])
+        key = self._admit(path, headers.get(b"authorization", b""))
         scope["state"]["key"], entry.key_id = key, key.id
         if path not in PUBLIC and path != METRICS:
             check_audit(self._gateway)
@@ -85,9 +92,16 @@ class Guard:
         upload = path.startswith(UPLOADS)
         config = self._gateway.config
         most = config.batches.max_file_bytes + FORM_BYTES if upload else config.max_body_bytes
-        length = dict(scope["headers"]).get(b"content-length", b"")
+        length, coding = headers.get(b"content-length", b""), headers.get(b"content-encoding")
         if length and (not length.isdigit() or int(length) > most):
             raise _too_large(most)
+        if coding and coding.lower() != b"identity":
+            raise ApiError(
+                415,
+                "compressed bodies are not accepted: send it without Content-Encoding",
+                code="unsupported_content_encoding",
+                headers={"Accept-Encoding": "identity"},
+            )
         if upload:
             return self._limited(receive, most)
         body = await self._body(receive, most)
@@ -138,6 +152,8 @@ class Guard:
             )
         needed: keys.Scope = next((s for prefix, s in SCOPES if path.startswith(prefix)), "admin")
         if not key.may(needed):
+            if not has_route(self._routes, path):
+                raise no_route(self._routes, path)
             raise ApiError(403, f"this key may not do that; it lacks the scope {needed}", code="missing_scope")
         if path == METRICS and config.metrics_port is not None and not self._metrics_only:
             raise ApiError(404, "metrics have a port of their own", code="not_found")

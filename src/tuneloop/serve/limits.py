@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 
 RETRY_REDIS_S = 1.0
 """After a failure of Redis nobody waits for it again before this time is over."""
+DAY = "tokens-day"
+"""OpenAI has no header for a day's quota."""
+HEADERS = tuple(
+    f"x-ratelimit-{part}-{name}" for part in ("limit", "remaining", "reset") for name in ("requests", "tokens", DAY)
+)
 
 T = TypeVar("T")
 
@@ -84,7 +89,7 @@ class Limits:
         )
 
     async def count(self, key: Key, headers: dict[str, str]) -> None:
-        """Charge one request and write OpenAI's ``x-ratelimit-*`` headers.
+        """Charge one request and write ``HEADERS``, which are OpenAI's and those of the day.
 
         Raises:
             ApiError: 429, the key has used its limit; 503, the books cannot be reached.
@@ -179,16 +184,22 @@ def _headers(allowance: Allowance, stands: Standing) -> dict[str, str]:
     for name, limit, used in (
         ("requests", allowance.requests_per_minute, stands.requests),
         ("tokens", allowance.tokens_per_minute, stands.tokens),
+        (DAY, allowance.tokens_per_day, stands.day_tokens),
     ):
         if limit:
+            reset_s = _to_midnight_s(stands) if name == DAY else used * MINUTE_S / limit
             out[f"x-ratelimit-limit-{name}"] = str(limit)
             out[f"x-ratelimit-remaining-{name}"] = str(max(math.floor(limit - used), 0))
-            out[f"x-ratelimit-reset-{name}"] = duration(used * MINUTE_S / limit)
+            out[f"x-ratelimit-reset-{name}"] = duration(reset_s)
     return out
 
 
+def _to_midnight_s(stands: Standing) -> float:
+    return DAY_S - stands.now_s % DAY_S
+
+
 def _refusal(allowance: Allowance, stands: Standing, wanted: int, headers: dict[str, str]) -> ApiError:
-    from tuneloop.serve.api_error import ApiError
+    from tuneloop.serve.api_error import QUOTA, ApiError
 
     limit, used, every = {
         "requests": (allowance.requests_per_minute, stands.requests, "minute"),
@@ -199,9 +210,9 @@ def _refusal(allowance: Allowance, stands: Standing, wanted: int, headers: dict[
     if wanted > limit:
         said = f"this request may use {wanted} {what}, more than the limit of {limit} a {every}; ask for fewer"
         return ApiError(429, said, code="request_exceeds_limit", headers=headers)
-    wait = DAY_S - stands.now_s % DAY_S if every == "day" else (used + wanted - limit) * MINUTE_S / limit
+    wait = _to_midnight_s(stands) if every == "day" else (used + wanted - limit) * MINUTE_S / limit
     said = f"this key may use {limit} {what} a {every} and has used or reserved {math.ceil(used)}; {wanted} more do not fit"
-    code = "insufficient_quota" if every == "day" else "rate_limit_exceeded"
+    code = QUOTA if every == "day" else "rate_limit_exceeded"
     return ApiError(429, said, code=code, headers=headers | _wait(wait))
 
 

@@ -18,7 +18,7 @@ ERRORS = {
     "408": "The request did not come in time.",
     "413": "The body is too large.",
     "414": "The URL is too long.",
-    "415": "The body is not application/json.",
+    "415": "The body is not application/json, or it is compressed.",
     "429": "The key has used its limit, or the queue is full; Retry-After says when to come again.",
     "431": "There are too many headers.",
     "500": "An internal error, or the engine failed.",

@@ -51,6 +51,25 @@ def test_json_is_refused_exactly_when_it_is_nested_too_deeply(
 
 
 @pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b"[" * 4 + b"1" + b"]" * 4, None),
+        (b"[" * 5 + b"1" + b"]" * 5, "nested more than 4 deep"),
+        (b'{"a": [1, 2', "not closed"),
+        (b'{"a": "b', "not closed"),
+        (b"[" * 50, "not closed"),
+        (b"[1]]", "not opened"),
+    ],
+)
+def test_what_is_too_deep_is_told_from_what_was_cut_short(body: bytes, said: str | None) -> None:
+    if said is None:
+        check_json(CONFIG, body)
+        return
+    with pytest.raises(ApiError, match=said):
+        check_json(CONFIG, body)
+
+
+@pytest.mark.parametrize(
     "text", ['{"a": "[[[[[[[["}', '{"a": "\\"[[[[[["}', '["\\\\", "[[[[[["]', '{"[[[[[[": "]]]"}', '"\\\\\\"[[[[[["']
 )
 def test_brackets_within_strings_do_not_count(text: str) -> None:

@@ -153,6 +153,24 @@ def test_a_refusal_is_a_429_with_retry_after_and_openais_headers() -> None:
     assert headers["x-ratelimit-remaining-tokens"] in ("100", "101")
 
 
+def test_a_days_quota_is_told_in_headers_of_its_own_and_is_insufficient_when_used_up() -> None:
+    async def story() -> tuple[dict[str, str], ApiError]:
+        clock, headers = Clock(), {}  # 1,000,000 s since 1970 is 13:46:40, so it is 36,800 s to midnight
+        limits = Limits(LimitsConfig(tokens_per_day=100), HOLD_S, MemoryBook(clock))
+        limits.settle(await limits.reserve(KEY, 80, {}), 60)
+        await asyncio.sleep(0)
+        await limits.count(KEY, headers)
+        with pytest.raises(ApiError) as caught:
+            await limits.reserve(KEY, 50, {})
+        return headers, caught.value
+
+    headers, error = asyncio.run(story())
+    told = {"limit": "100", "remaining": "40", "reset": "613m20s"}
+    assert headers == {f"x-ratelimit-{part}-tokens-day": value for part, value in told.items()}
+    assert (error.status_code, error.body["error"]["type"], error.code) == (429, *["insufficient_quota"] * 2)
+    assert error.headers == headers | {"Retry-After": "36800"}
+
+
 def test_a_request_beyond_the_whole_limit_is_not_told_to_try_again() -> None:
     async def story() -> ApiError:
         with pytest.raises(ApiError) as caught:

@@ -13,7 +13,8 @@ class BatchesConfig(Config):
     enabled: bool = True
     """Run batches. Without it, they are accepted and wait."""
     folder: ConfigPath | None = None
-    """Where files are kept; default: ``batches`` in TUNELOOP_HOME. Gateways that share the database must share it too."""
+    """Where files are kept; default: ``batches`` in TUNELOOP_HOME. A gateway runs the batches whose
+    files lie in its own; gateways that share the database and one folder take over from each other."""
     concurrency: int | None = Field(None, ge=1)
     """Requests of batches that run at once, at most; default: as many as the engine runs. They only use free places and
     leave them when other requests wait."""

@@ -20,7 +20,7 @@ class Folder:
     """The folder of ``config``; made at first use."""
 
     def __init__(self, config: BatchesConfig) -> None:
-        self.path = config.folder or store.home() / "batches"
+        self.path = (config.folder or store.home() / "batches").resolve()
 
     def make(self) -> None:
         (self.path / "files").mkdir(parents=True, exist_ok=True)

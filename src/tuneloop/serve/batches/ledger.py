@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sqlalchemy import Engine, func, select, update
+from sqlalchemy import Engine, delete, func, select, update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
@@ -35,6 +35,15 @@ class FileRow(store.Base):
     purpose: Mapped[str]
     bytes: Mapped[int]
     created_s: Mapped[int]
+
+
+class FolderRow(store.Base):
+    """In which folder a file lies: gateways may share the database and not the folder. Older files have no row."""
+
+    __tablename__ = "batch_folders"
+
+    file: Mapped[str] = mapped_column(primary_key=True)
+    folder: Mapped[str]
 
 
 class BatchRow(store.Base):
@@ -105,10 +114,15 @@ class Ledger:
                 hint="another process may hold it; try again, or set TUNELOOP_DATABASE_URL",
             ) from error
 
-    def add_file(self, row: FileRow) -> FileRow:
+    def add_file(self, row: FileRow, folder: str) -> FileRow:
         with self._session() as session:
-            session.add(row)
+            session.add_all((row, FolderRow(file=row.id, folder=folder)))
         return row
+
+    def folder(self, file_id: str) -> str | None:
+        """Where a file was put; None when nobody knows."""
+        with self._session() as session:
+            return session.scalar(select(FolderRow.folder).where(FolderRow.file == file_id))
 
     def file(self, owner: str, file_id: str) -> FileRow | None:
         if not well_formed(file_id):
@@ -122,7 +136,7 @@ class Ledger:
 
     def files(self, owner: str, purpose: str | None, after: str | None, limit: int, order: str) -> list[FileRow]:
         """A page, and one more row where there is another page."""
-        if not (well_formed(purpose) and well_formed(after)):
+        if not well_formed(purpose):
             return []
         with self._session() as session:
             query = select(FileRow).where(FileRow.owner == owner)
@@ -144,6 +158,7 @@ class Ledger:
             row = session.scalar(select(FileRow).where(FileRow.id == file_id, FileRow.owner == owner))
             if row is not None:
                 session.delete(row)
+                session.execute(delete(FolderRow).where(FolderRow.file == file_id))
             return True
 
     def known_files(self) -> set[str]:
@@ -172,8 +187,6 @@ class Ledger:
 
     def batches(self, owner: str, after: str | None, limit: int) -> list[BatchRow]:
         """A page, newest first, and one more row where there is another page."""
-        if not well_formed(after):
-            return []
         with self._session() as session:
             query = select(BatchRow).where(BatchRow.owner == owner)
             if after is not None:

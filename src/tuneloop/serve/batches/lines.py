@@ -1,4 +1,8 @@
-"""An input file: one request a line, in OpenAI's form, each checked before the first one runs."""
+"""An input file: one request a line, in OpenAI's form, all checked before the first one runs.
+
+What a line wraps around a body must be right, or the whole file is refused; a body that cannot be answered stands in the
+error file with what the live route would say, as every other failure of one request does.
+"""
 
 from __future__ import annotations
 
@@ -63,7 +67,7 @@ def check(gateway: Gateway, endpoint: str, path: Path) -> tuple[list[Line], list
         if len(found) + wrong >= limit:
             return found, [Problem("too_many_requests", f"a batch has at most {limit} requests", line=number)]
         try:
-            line, call = _read(gateway, endpoint, text)
+            line = _read(gateway, endpoint, text)
             if (before := first.setdefault(line.custom_id, number)) != number:
                 raise _Wrong("duplicate_custom_id", f"line {before} has the same custom_id", "custom_id")
         except _Wrong as error:
@@ -71,7 +75,7 @@ def check(gateway: Gateway, endpoint: str, path: Path) -> tuple[list[Line], list
             if len(problems) < MAX_PROBLEMS:
                 problems.append(Problem(error.code, error.message, error.param, number))
             continue
-        found.append(Line(line.custom_id, offset, call.asked.n * max(1, len(call.asked.prompts))))
+        found.append(Line(line.custom_id, offset, _size(gateway, endpoint, line.body)))
     if wrong > MAX_PROBLEMS:
         problems.append(Problem("more_errors", f"{wrong - MAX_PROBLEMS} more lines are wrong"))
     if not found and not wrong:
@@ -93,7 +97,7 @@ class _Wrong(Exception):
         self.code, self.message, self.param = code, message, param
 
 
-def _read(gateway: Gateway, endpoint: str, text: bytes) -> tuple[LineBody, bodies.Call]:
+def _read(gateway: Gateway, endpoint: str, text: bytes) -> LineBody:
     if len(text) > gateway.config.max_body_bytes:
         raise _Wrong("line_too_large", f"the line has more than {gateway.config.max_body_bytes} bytes")
     try:
@@ -111,13 +115,13 @@ def _read(gateway: Gateway, endpoint: str, text: bytes) -> tuple[LineBody, bodie
         raise _Wrong(told.code or "invalid_value", told.message, told.param) from None
     if line.url != endpoint:
         raise _Wrong("mismatched_url", f"the batch is for {endpoint}", "url")
+    return line
+
+
+def _size(gateway: Gateway, endpoint: str, body: dict[str, Any]) -> int:
+    """How many requests of the engine a body is; 1 where it will be refused when its turn comes."""
     try:
-        call = bodies.read(gateway, endpoint, line.body)
-    except ApiError as error:
-        param = f"body.{error.param}" if error.param else "body"
-        raise _Wrong(error.code or "invalid_value", error.message, param) from None
-    if call.body.stream:
-        raise _Wrong("unsupported_parameter", "a batch cannot stream", "body.stream")
-    if call.asked.model not in (None, gateway.model):
-        raise _Wrong("model_not_found", f"there is no model {call.asked.model!r} here", "body.model")
-    return line, call
+        asked = bodies.read(gateway, endpoint, body).asked
+    except ApiError:
+        return 1
+    return asked.n * max(1, len(asked.prompts))

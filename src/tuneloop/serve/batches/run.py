@@ -14,7 +14,7 @@ from tuneloop.errors import ResourceError
 from tuneloop.progress import log
 from tuneloop.serve import bodies
 from tuneloop.serve.answering import Answering
-from tuneloop.serve.api_error import ApiError
+from tuneloop.serve.api_error import ApiError, unsupported
 from tuneloop.serve.asked import Caller
 from tuneloop.serve.batches.files import Folder
 from tuneloop.serve.batches.ledger import BatchRow, Ledger
@@ -160,11 +160,13 @@ class Run:
 
     async def _ask(self, asked: _Asked) -> Outcome | None:
         """What the live route would answer; None when it must be asked again."""
-        body, name = {}, ""
+        body, name = {}, uuid.uuid4().hex
         try:
             values = body_at(self._folder.file(self._row.input_file), asked.line)
             call = bodies.read(self._gateway, self._row.endpoint, values)
-            name = f"{call.kind}-{uuid.uuid4().hex}"
+            name = f"{call.kind}-{name}"
+            if call.body.stream:
+                raise unsupported("stream", "a batch cannot stream")
             key = self._owner()
             if key is None:
                 return None  # the next look ends the batch

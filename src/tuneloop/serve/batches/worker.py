@@ -59,6 +59,8 @@ class Worker:
         self.wake = asyncio.Event()
         self._run: Run | None = None
         self._current = ""
+        self._left: set[str] = set()
+        """Folders of other gateways whose batches are left to them."""
         self._stopping = False
 
     async def run(self) -> None:
@@ -136,6 +138,21 @@ class Worker:
             await self._pause(RETRY_S)
         return None
 
+    def _open(self) -> list[BatchRow]:
+        return [row for row in self.ledger.open_batches(self._gateway.model) if self._is_here(row)]
+
+    def _is_here(self, row: BatchRow) -> bool:
+        """Whether the input lies in this folder, or did: what was never here is for the gateway that has it."""
+        if self.folder.file(row.input_file).exists():
+            return True
+        folder = self.ledger.folder(row.input_file)
+        if folder in (None, str(self.folder.path)):
+            return True
+        if folder not in self._left:
+            self._left.add(folder)
+            log(f"batches: {row.id} and others lie in {folder}: they are left to a gateway with that batches.folder")
+        return False
+
     # ---- the clerk: everything but the batch that runs ----
 
     async def _clerk(self) -> None:
@@ -144,7 +161,7 @@ class Worker:
             await self._pause(POLL_S)
 
     async def _look_through(self) -> None:
-        for row in await asyncio.to_thread(self.ledger.open_batches, self._gateway.model):
+        for row in await asyncio.to_thread(self._open):
             if row.id == self._current or self._stopping:
                 continue
             if row.status == "validating":
@@ -191,7 +208,7 @@ class Worker:
             self._current = ""
 
     async def _next(self) -> BatchRow | None:
-        rows = await asyncio.to_thread(self.ledger.open_batches, self._gateway.model)
+        rows = await asyncio.to_thread(self._open)
         return next((row for row in rows if row.status in ("in_progress", "finalizing")), None)
 
     async def _one(self, row: BatchRow) -> None:

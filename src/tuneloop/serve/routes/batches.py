@@ -51,6 +51,8 @@ def add(app: FastAPI, gateway: Gateway) -> None:
     async def batches(
         http: HttpRequest, after: str | None = None, limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 20
     ) -> JSONResponse:
+        if after is not None:
+            await _found(worker, http, after, "after")
         rows = await ask(worker.ledger.batches, http.state.key.id, after, limit)
         return JSONResponse(page(rows, limit, lambda row: _body(worker, row)))
 
@@ -103,10 +105,10 @@ async def _create(gateway: Gateway, worker: Worker, owner: str, body: BatchReque
     return row
 
 
-async def _found(worker: Worker, http: HttpRequest, batch_id: str) -> BatchRow:
+async def _found(worker: Worker, http: HttpRequest, batch_id: str, param: str = "batch_id") -> BatchRow:
     row = await ask(worker.ledger.batch, batch_id, http.state.key.id)
     if row is None:
-        raise ApiError(404, f"there is no batch {batch_id!r}", param="batch_id", code="batch_not_found")
+        raise ApiError(404, f"there is no batch {batch_id!r}", param=param, code="batch_not_found")
     return row
 
 

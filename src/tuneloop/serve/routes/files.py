@@ -50,6 +50,8 @@ def add(app: FastAPI, gateway: Gateway) -> None:
         limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = MAX_PAGE,
         order: Literal["asc", "desc"] = "desc",
     ) -> JSONResponse:
+        if after is not None:
+            await _found(worker, http, after, "after")
         rows = await ask(worker.ledger.files, http.state.key.id, purpose, after, limit, order)
         return JSONResponse(page(rows, limit, _body))
 
@@ -110,16 +112,16 @@ async def _store(gateway: Gateway, worker: Worker, file: UploadFile, owner: str)
         created_s=int(time.time()),
     )
     try:
-        return await ask(worker.ledger.add_file, row)
+        return await ask(worker.ledger.add_file, row, str(worker.folder.path))
     except ApiError:
         await asyncio.to_thread(worker.folder.remove, file_id)
         raise
 
 
-async def _found(worker: Worker, http: HttpRequest, file_id: str) -> FileRow:
+async def _found(worker: Worker, http: HttpRequest, file_id: str, param: str = "file_id") -> FileRow:
     row = await ask(worker.ledger.file, http.state.key.id, file_id)
     if row is None:
-        raise ApiError(404, f"there is no file {file_id!r}", param="file_id", code="file_not_found")
+        raise ApiError(404, f"there is no file {file_id!r}", param=param, code="file_not_found")
     return row
 
 

@@ -9,11 +9,13 @@ from tuneloop.serve.gateway import Gateway
 
 
 def add(app: FastAPI, gateway: Gateway) -> None:
+    @app.head("/healthz", include_in_schema=False)
     @app.get("/healthz")
     async def healthz() -> JSONResponse:
         """The process lives."""
         return JSONResponse({"status": "alive"})
 
+    @app.head("/readyz", include_in_schema=False)
     @app.get("/readyz")
     async def readyz() -> JSONResponse:
         """Tokens can flow."""

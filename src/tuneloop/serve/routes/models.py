@@ -10,6 +10,7 @@ from tuneloop.serve.gateway import Gateway
 
 
 def add(app: FastAPI, gateway: Gateway) -> None:
+    @app.head("/v1/models", include_in_schema=False)
     @app.get("/v1/models")
     async def models() -> JSONResponse:
         return JSONResponse(listed(gateway))
@@ -31,7 +32,7 @@ def _model(gateway: Gateway) -> dict[str, object]:
     return {
         "id": gateway.model,
         "object": "model",
-        "created": 0,
+        "created": gateway.created_s,
         "owned_by": "tuneloop",
         "version": known.version,
         "precision": known.precision,
