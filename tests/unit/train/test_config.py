@@ -1,0 +1,44 @@
+"""The training configuration: which settings count, which are refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.unit.train.runs import fit, settings, weights
+from tuneloop.train import TrainConfig
+
+BOOKKEEPING: list[dict[str, Any]] = [
+    {"checkpoint": {"every_steps": 1, "every_minutes": 1e-6, "keep": 1}},
+    {"trackers": ()},
+    {"validation": {"samples": 3}},
+    {"memory": {"over_budget": "warn"}},
+    {"parallel": {"timeout_s": 60}},
+]
+
+
+@pytest.mark.parametrize("more", BOOKKEEPING)
+def test_bookkeeping_is_no_reason_to_train_again(more: dict[str, Any]) -> None:
+    assert TrainConfig(**more).hash() == TrainConfig().hash()
+    assert TrainConfig().changes(TrainConfig(**more).model_dump(mode="json")) == []
+
+
+def test_what_moves_weights_is_a_reason() -> None:
+    before = TrainConfig(validation={"samples": 3}, source_weights={"a": 2}).model_dump(mode="json")
+    after = TrainConfig(epochs=4, memory={"padding_free": False})
+    assert after.changes(before) == [
+        "epochs 3.0 -> 4.0",
+        "memory.padding_free True -> False",
+        "source_weights.a 2.0 -> None",
+    ]
+
+
+def test_how_often_a_run_is_saved_leaves_the_weights_alone(tmp_path: Path) -> None:
+    lora = {"rank": 4, "dropout": 0.1}
+    seldom, _ = fit(settings(lora=lora), tmp_path / "seldom")
+    often, _ = fit(settings(lora=lora, **BOOKKEEPING[0]), tmp_path / "often")
+    for name, weight in weights(seldom).items():
+        assert torch.equal(weight, weights(often)[name])
