@@ -25,10 +25,15 @@ KeyPath = tuple[str | int, ...]
 
 
 class Config(BaseModel):
-    """Base of every configuration class: frozen, closed, documented field by field."""
+    """Base of every configuration class: frozen, closed, documented field by field; its numbers are finite."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True, protected_namespaces=()
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        validate_default=True,
+        protected_namespaces=(),
+        allow_inf_nan=False,
     )
 
     aliases: ClassVar[Mapping[str, str]] = {}

@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from tests.unit.train.runs import fit, settings, weights
+from tuneloop.config import build
+from tuneloop.errors import ConfigError
 from tuneloop.train import TrainConfig
 
 BOOKKEEPING: list[dict[str, Any]] = [
@@ -42,3 +44,12 @@ def test_how_often_a_run_is_saved_leaves_the_weights_alone(tmp_path: Path) -> No
     often, _ = fit(settings(lora=lora, **BOOKKEEPING[0]), tmp_path / "often")
     for name, weight in weights(seldom).items():
         assert torch.equal(weight, weights(often)[name])
+
+
+@pytest.mark.parametrize(
+    "given", ["learning_rate=.inf", "epochs=.inf", "source_weights.faq=.inf", "lora.alpha=.nan", "lora.alpha=1e999"]
+)
+def test_a_number_that_is_not_finite_is_refused_under_its_key(given: str) -> None:
+    key = given.partition("=")[0]
+    with pytest.raises(ConfigError, match=rf"override {given}: {key}: Input should be a finite number"):
+        build(TrainConfig, {}, [given])
