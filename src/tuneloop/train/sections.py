@@ -154,7 +154,9 @@ class ValidationConfig(Config):
     every_steps: int = Field(0, ge=0)
     """Validation loss every so many steps; 0: at the end of each epoch."""
 
-    metric: str = "validation_loss"
+    metric: Literal["validation_loss", "loss", "grad_norm", "learning_rate", "tokens_per_s", "memory_bytes", "mfu"] = (
+        "validation_loss"
+    )
     """What ``patience`` and ``keep`` look at: a name in metrics.jsonl; lower is better unless ``higher_is_better``."""
 
     higher_is_better: bool = False

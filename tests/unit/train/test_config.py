@@ -53,3 +53,8 @@ def test_a_number_that_is_not_finite_is_refused_under_its_key(given: str) -> Non
     key = given.partition("=")[0]
     with pytest.raises(ConfigError, match=rf"override {given}: {key}: Input should be a finite number"):
         build(TrainConfig, {}, [given])
+
+
+def test_a_metric_that_no_run_writes_is_refused_with_those_that_are_written() -> None:
+    with pytest.raises(ConfigError, match=r"validation.metric: .*'validation_loss', 'loss', .*, got 'accuracy'"):
+        build(TrainConfig, {}, ["validation.metric=accuracy"])
