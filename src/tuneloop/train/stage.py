@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tuneloop.chat import Chat
+from tuneloop.errors import ConfigError
 from tuneloop.models import (
     Bundle,
     load_model,
@@ -87,6 +88,7 @@ def run(
         world: Of several processes the main one calls this; the others wait in ``follow`` and take part.
 
     Raises:
+        ConfigError: Early stopping or the best weights without a validation row.
         DataError: No usable training row.
         Interrupted: Stopped by a signal, with a checkpoint.
     """
@@ -158,6 +160,8 @@ def _fit(job: _Job, world: World, rehearsal: list[tuple[int, int]] | None = None
     rows = tokenise(chat, job.records_folder, "train", config)
     rows.require(job.records_folder)
     examples, validation = rows.examples, tokenise(chat, job.records_folder, "validation", config).examples
+    if not validation:
+        _refuse_to_watch_nothing(config, job.records_folder)
     plans = [plan_of(examples, phase, job.seed + number) for number, phase in enumerate(config.phases())]
     if rehearsal is not None:
         rehearsal += [size(examples, plan) for plan in plans]
@@ -191,6 +195,15 @@ def _fit(job: _Job, world: World, rehearsal: list[tuple[int, int]] | None = None
         world,
     )
     return trained, tokenizer, rows
+
+
+def _refuse_to_watch_nothing(config: TrainConfig, folder: Path) -> None:
+    if any(phase.validation.keeps_best or phase.validation.patience for phase in config.phases()):
+        raise ConfigError(
+            "train.validation asks for early stopping or the best weights, and there is no validation row to tell by",
+            where=str(folder),
+            hint="give data.validation_ratio > 0, or remove patience and keep: best",
+        )
 
 
 def load(out: RunDir) -> TrainResult:
