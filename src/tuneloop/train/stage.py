@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tuneloop.chat import Chat
 from tuneloop.errors import ConfigError
 from tuneloop.models import (
     Bundle,
@@ -26,6 +25,7 @@ from tuneloop.train.config import TrainConfig
 from tuneloop.train.parallel.world import ALONE, World, hand_out, jobs
 from tuneloop.train.rows import Rows, tokenise
 from tuneloop.train.teaching import open_teacher
+from tuneloop.train.texts import open_chat
 from tuneloop.types import Example
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ def _fit(job: _Job, world: World, rehearsal: list[tuple[int, int]] | None = None
     trackers.require(config.trackers)
     torch.manual_seed(job.seed)
     tokenizer = load_tokenizer(job.model_folder)
-    chat = Chat(tokenizer, template=job.chat_template)
+    chat = open_chat(tokenizer, job.chat_template, job.records_folder, config)
     rows = tokenise(chat, job.records_folder, "train", config)
     rows.require(job.records_folder)
     examples, validation = rows.examples, tokenise(chat, job.records_folder, "validation", config).examples
