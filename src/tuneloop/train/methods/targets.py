@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tuneloop.errors import ConfigError
-from tuneloop.models import backbone
+from tuneloop.train.methods.decoder import layers_of
 from tuneloop.train.sections import LoraConfig
 
 if TYPE_CHECKING:
@@ -145,13 +145,13 @@ def last_layers(model: nn.Module, count: int, where: str, otherwise: str) -> lis
     Raises:
         ConfigError: There are not so many; ``where`` names the setting, ``otherwise`` ends the hint.
     """
-    decoder: Any = backbone(model)
-    there = len(decoder.layers)
+    layers = layers_of(model)
+    there = len(layers)
     if count > there:
         raise ConfigError(
             f"the last {count} layers of a model that has {there}", where=where, hint=f"at most {there}; {otherwise}"
         )
-    return list(decoder.layers[there - count :])
+    return layers[there - count :]
 
 
 def _of_last(model: nn.Module, count: int) -> dict[str, str]:
