@@ -119,6 +119,12 @@ def _load_weights(bundle: Bundle, dtype: str, place: Any, four_bit: bool) -> Pre
     try:
         with quiet():
             config = AutoConfig.from_pretrained(bundle.path, **extra)
+            if getattr(config, "is_encoder_decoder", False):
+                raise ModelError(
+                    f"{config.model_type} is an encoder-decoder model, and only decoders (causal language models) are supported",
+                    where=str(bundle.path),
+                    hint="give a decoder, e.g. smollm2-135m-instruct; tuneloop doctor lists others",
+                )
             kind = _dtype(dtype, place, str(config.model_type), bundle.path)
             if four_bit:
                 extra |= {"quantization_config": _nf4(kind), "device_map": {"": place}}
