@@ -35,6 +35,13 @@ class LoraConfig(Config):
     plus_ratio: float = Field(16.0, ge=1)
     """lora+: the learning rate of B over that of A (Hayou et al., 2024, arXiv:2402.12354: 16)."""
 
+    @field_validator("targets")
+    @classmethod
+    def _some_target(cls, targets: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        if not targets:
+            raise ValueError("names no layer\nhint: all-linear, attention, mlp, or names of layers")
+        return targets
+
     @model_validator(mode="before")
     @classmethod
     def _targets(cls, tree: object) -> object:
@@ -43,7 +50,10 @@ class LoraConfig(Config):
             if text in ("attention", "mlp"):
                 return tree
             everything = text in ("all", "all-linear")
-            return {**tree, "targets": "all-linear" if everything else tuple(t.strip() for t in text.split(","))}
+            return {
+                **tree,
+                "targets": "all-linear" if everything else tuple(t.strip() for t in text.split(",") if t.strip()),
+            }
         return tree
 
 

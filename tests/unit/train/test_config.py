@@ -58,3 +58,9 @@ def test_a_number_that_is_not_finite_is_refused_under_its_key(given: str) -> Non
 def test_a_metric_that_no_run_writes_is_refused_with_those_that_are_written() -> None:
     with pytest.raises(ConfigError, match=r"validation.metric: .*'validation_loss', 'loss', .*, got 'accuracy'"):
         build(TrainConfig, {}, ["validation.metric=accuracy"])
+
+
+@pytest.mark.parametrize("none", ["[]", '""'])
+def test_adapters_on_no_layer_are_refused(none: str) -> None:
+    with pytest.raises(ConfigError, match=r"lora.targets: names no layer\nhint: all-linear"):
+        build(TrainConfig, {}, [f"lora.targets={none}"])

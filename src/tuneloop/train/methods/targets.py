@@ -106,6 +106,7 @@ def coverage(model: nn.Module, targets: Targets) -> dict[str, float]:
 def _layers(model: nn.Module) -> dict[str, str]:
     """Whole name of everything that can take an adapter -> its kind."""
     from torch import nn
+    from transformers.pytorch_utils import Conv1D  # GPT-2's linear layer, stored the other way round
 
     named: Any = model
     head = named.get_output_embeddings()
@@ -115,7 +116,7 @@ def _layers(model: nn.Module) -> dict[str, str]:
             found |= {f"{name}.{n}": "experts" for n, p in module.named_parameters(recurse=False) if p.dim() == 3}
         elif module is head:
             found[name] = "head"
-        elif isinstance(module, nn.Linear) and _last(name) not in ROUTERS:
+        elif isinstance(module, (nn.Linear, Conv1D)) and _last(name) not in ROUTERS:
             found[name] = "attention" if any(_is_attention(part) for part in name.split(".")[:-1]) else "mlp"
     return found
 
