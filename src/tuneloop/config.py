@@ -10,7 +10,7 @@ import difflib
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Generic, TypeVar, get_args
@@ -25,10 +25,15 @@ KeyPath = tuple[str | int, ...]
 
 
 class Config(BaseModel):
-    """Base of every configuration class: frozen, closed, documented field by field."""
+    """Base of every configuration class: frozen, closed, documented field by field; its numbers are finite."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True, protected_namespaces=()
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        validate_default=True,
+        protected_namespaces=(),
+        allow_inf_nan=False,
     )
 
     aliases: ClassVar[Mapping[str, str]] = {}
@@ -38,14 +43,24 @@ class Config(BaseModel):
     """Keys that people write here and that do not exist -> what to write instead."""
 
     incidental: ClassVar[tuple[str, ...]] = ()
-    """Keys that decide how the work is done and not what comes out: they are no reason to do it again."""
+    """Keys, dotted, that decide how the work is done and not what comes out: they are no reason to do it again."""
 
     def hash(self) -> str:
         return hash_json(self.identity())
 
     def identity(self) -> dict[str, Any]:
         """What the outcome depends on, as plain JSON."""
-        return self.model_dump(mode="json", exclude=set(self.incidental))
+        tree = self.model_dump(mode="json")
+        for key in self.incidental:
+            *above, last = key.split(".")
+            _get(tree, above).pop(last)
+        return tree
+
+    def changes(self, before: Mapping[str, Any]) -> list[str]:
+        """What of ``identity`` differs from an earlier configuration, given as plain JSON: "epochs 3 -> 4"."""
+        old, new = dict(_leaves(before)), dict(_leaves(self.identity()))
+        keys = [k for k in {**new, **old} if not f"{k}.".startswith(tuple(f"{i}." for i in self.incidental))]
+        return [f"{k} {old.get(k)} -> {new.get(k)}" for k in keys if old.get(k) != new.get(k)]
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
@@ -54,6 +69,15 @@ class Config(BaseModel):
 def hash_json(value: Any) -> str:
     """SHA-256 (hex) of the canonical JSON of a value."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False, default=str).encode()).hexdigest()
+
+
+def _leaves(tree: Any, at: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted key and value of everything in a tree that is no mapping."""
+    if not isinstance(tree, Mapping):
+        yield at, tree
+        return
+    for key, value in tree.items():
+        yield from _leaves(value, f"{at}.{key}" if at else str(key))
 
 
 def _resolve(path: Path, info: ValidationInfo) -> Path:

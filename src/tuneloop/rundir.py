@@ -26,9 +26,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
+import yaml
+
 import tuneloop
 from tuneloop.config import Config, hash_json
 from tuneloop.errors import DataError, ResourceError
+from tuneloop.progress import log
 
 R = TypeVar("R")
 
@@ -151,6 +154,15 @@ def read_json(path: Path) -> Any:
         raise DataError("no such file", where=str(path), hint="run the stage that writes it") from None
     except (ValueError, UnicodeDecodeError) as error:
         raise DataError(f"not valid JSON: {error}", where=str(path), hint="delete it and run the stage again") from None
+
+
+def _yaml(path: Path) -> dict[str, Any]:
+    """A mapping that ``Config.to_yaml`` wrote; {} when it is missing or broken."""
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def run_of(manifest: Path) -> Path | None:
@@ -312,6 +324,7 @@ class Run:
         """
         key = _stage_key(config, inputs)
         out = self.dir(name)
+        self._say_anew(out, key, config, inputs)
         self._swap_in(name, key)
         if out.complete and out.is_intact():
             shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)  # of an attempt that was killed while it did this
@@ -347,17 +360,36 @@ class Run:
     def find(self, name: str, config: Config, inputs: Mapping[str, str]) -> RunDir | None:
         """The folder that ``stage`` would reuse or continue in, without touching anything."""
         key = _stage_key(config, inputs)
-        for folder in (self.root / name, self.root / "history" / f"{name}-{key[:12]}"):
+        for folder in (self.root / name, self._kept(name, key)):
             if (out := RunDir(folder)).manifest.get("key") == key:
                 return out
         return None
+
+    def _say_anew(self, out: RunDir, key: str, config: Config, inputs: Mapping[str, str]) -> None:
+        """Tell why a stage that was interrupted does not continue, and where its checkpoints are."""
+        before, stage = out.manifest, out.path.name
+        if before.get("key") in (None, key) or out.complete or not (out / CHECKPOINTS).exists():
+            return
+        changed = [f"{stage.partition('-')[0]}.{change}" for change in config.changes(_yaml(out / CONFIG))]
+        old = before.get("inputs", {})
+        changed += [f"another {name}" for name in {**old, **inputs} if old.get(name) != inputs.get(name)]
+        if before.get("tuneloop") != tuneloop.__version__:
+            changed.append(f"tuneloop {before.get('tuneloop')} -> {tuneloop.__version__}")
+        how = "taking up the run of these" if self._kept(stage, key).exists() else "starting anew"
+        log(
+            f"settings changed: {', '.join(changed) or 'others count than before'}; {how}, "
+            f"the unfinished run is kept in {self._kept(stage, before['key'])}"
+        )
+
+    def _kept(self, name: str, key: str) -> Path:
+        return self.root / "history" / f"{name}-{key[:12]}"
 
     def _swap_in(self, name: str, key: str) -> None:
         """Make ``<root>/<name>`` the folder of this key: keep it, fetch it from history, or leave it absent."""
         here = self.dir(name)
         if here.path.exists() and (old := here.manifest.get("key")) != key:
             self._archive(name, str(old)[:12] if old else f"unknown-{int(time.time())}")
-        kept = self.root / "history" / f"{name}-{key[:12]}"
+        kept = self._kept(name, key)
         if not here.path.exists() and kept.exists():
             kept.rename(here.path)
 

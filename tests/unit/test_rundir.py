@@ -164,6 +164,32 @@ def test_interrupted_stage_comes_back_from_history(stage: Stage) -> None:
     assert (stage.run.dir("train") / "checkpoint").read_text() == "step 5"
 
 
+def test_only_an_unfinished_stage_says_why_it_starts_anew(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
+    stage.broken = True
+    with pytest.raises(KeyboardInterrupt):
+        stage(model="a")
+    write_atomic(stage.run.dir("train") / "checkpoints/step-5/weights", "9")
+    stage.broken = False
+    stage(model="b")
+    assert "settings changed: another model; starting anew" in capsys.readouterr().err
+    stage(model="c")  # the one before is finished
+    assert capsys.readouterr().err == ""
+
+
+def test_settings_that_changed_are_named_with_both_values(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
+    stage.broken = True
+    with pytest.raises(KeyboardInterrupt):
+        stage(1)
+    write_atomic(stage.run.dir("train") / "checkpoints/step-5/weights", "9")
+    with pytest.raises(KeyboardInterrupt):
+        stage(2)
+    kept = next((stage.run.root / "history").iterdir())
+    assert capsys.readouterr().err == (
+        f"settings changed: train.size 1 -> 2; starting anew, the unfinished run is kept in {kept}\n"
+    )
+    assert (kept / "checkpoints/step-5/weights").read_text() == "9"
+
+
 def test_checkpoints_stay_until_everything_of_the_stage_is_on_the_disk(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:

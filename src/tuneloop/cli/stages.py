@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from tuneloop.cli.options import DryRun, Gate, Json, Overrides, Project, Quiet, print_json
-from tuneloop.errors import GateFailed
+from tuneloop.errors import ConfigError, GateFailed
 from tuneloop.progress import log, set_quiet
 
 if TYPE_CHECKING:
@@ -97,6 +97,11 @@ def train(
     ] = False,
 ) -> None:
     """Train the model on the training split; does or reuses the data stage first."""
+    if rehearse and find_learning_rate:
+        raise ConfigError(
+            "--rehearse and --find-learning-rate are two different trials",
+            hint="find the learning rate first, then rehearse with train.learning_rate=RATE",
+        )
     if dry_run or not (rehearse or find_learning_rate):
         _stage("train", project, overrides, "train", dry_run, as_json, quiet)
         return

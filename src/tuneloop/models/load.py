@@ -58,15 +58,25 @@ def load_model(
             hint="merge the adapter first: tuneloop merge" if bundle.kind == "adapter" else "give the original weights",
         )
     if bundle.kind == "adapter":
-        if merge and bundle.virtual_tokens:
-            raise ModelError(
-                f"the {bundle.virtual_tokens} virtual tokens of this adapter cannot be merged into weights",
-                where=str(bundle.path),
-                hint="serve it as it is with the engine transformers (and set compress: null); to export, train with method: lora",
-            )
+        if merge:
+            need_mergeable(bundle)
         base = load_model(need_base(bundle), dtype=dtype, device=str(place))
         return _with_adapter(base, bundle, merge)
     return _load_weights(bundle, dtype, place, four_bit)
+
+
+def need_mergeable(bundle: Bundle) -> None:
+    """Refuse an adapter that no weights can hold.
+
+    Raises:
+        ModelError: It is virtual tokens (prefix, prompt tuning).
+    """
+    if bundle.virtual_tokens:
+        raise ModelError(
+            f"the {bundle.virtual_tokens} virtual tokens of this adapter cannot be merged into weights",
+            where=str(bundle.path),
+            hint="serve it as it is with the engine transformers (and set compress: null); to export, train with method: lora",
+        )
 
 
 def load_tokenizer(source: Bundle | Path | str) -> PreTrainedTokenizerFast:
@@ -109,6 +119,12 @@ def _load_weights(bundle: Bundle, dtype: str, place: Any, four_bit: bool) -> Pre
     try:
         with quiet():
             config = AutoConfig.from_pretrained(bundle.path, **extra)
+            if getattr(config, "is_encoder_decoder", False):
+                raise ModelError(
+                    f"{config.model_type} is an encoder-decoder model, and only decoders (causal language models) are supported",
+                    where=str(bundle.path),
+                    hint="give a decoder, e.g. smollm2-135m-instruct; tuneloop doctor lists others",
+                )
             kind = _dtype(dtype, place, str(config.model_type), bundle.path)
             if four_bit:
                 extra |= {"quantization_config": _nf4(kind), "device_map": {"": place}}

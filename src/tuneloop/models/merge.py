@@ -11,7 +11,7 @@ from tuneloop.errors import ConfigError, ModelError
 from tuneloop.models.adapters import merge_adapter
 from tuneloop.models.bundle import Bundle, need_base, open_bundle, seal, verify
 from tuneloop.models.folder import read_object, staging
-from tuneloop.models.load import load_model, load_tokenizer, quiet
+from tuneloop.models.load import load_model, load_tokenizer, need_mergeable, quiet
 from tuneloop.progress import log, track
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def merge_bundle(adapter: Bundle, out: Path, *, dtype: str = "auto", device: str
         device: Where to compute; see ``load_model``.
 
     Raises:
-        ModelError: Not an adapter, a damaged one, or one whose merged form is not the same model: nothing is written.
+        ModelError: Not an adapter, virtual tokens, a damaged one, or one whose merged form is not the same model: nothing is written.
         ConfigError: ``out`` holds something else.
     """
     if adapter.kind != "adapter":
@@ -82,6 +82,7 @@ def merge_bundle(adapter: Bundle, out: Path, *, dtype: str = "auto", device: str
             where=str(adapter.path),
             hint="give the folder with adapter_config.json",
         )
+    need_mergeable(adapter)
     if out.exists() and not (out / "tuneloop.json").is_file() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError("this place is taken by something else", where=str(out), hint="give another --out")
     verify(adapter)

@@ -120,7 +120,13 @@ class TrainConfig(Config):
         "ddp_timeout": "parallel.timeout_s",
     }
 
-    incidental: ClassVar[tuple[str, ...]] = ("parallel",)
+    incidental: ClassVar[tuple[str, ...]] = (
+        "parallel",
+        "checkpoint",
+        "trackers",
+        "validation.samples",
+        "memory.over_budget",
+    )
 
     method: MethodName = "lora"
     """What trains: adapters, all weights, a part of them, or ``stages`` one after another."""

@@ -17,7 +17,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tuneloop.chat import Chat
 from tuneloop.errors import DataError
 from tuneloop.models import load_model, load_tokenizer
 from tuneloop.progress import Progress
@@ -25,6 +24,7 @@ from tuneloop.rundir import RunDir
 from tuneloop.train.config import DEFAULT_LEARNING_RATE, TrainConfig
 from tuneloop.train.rows import tokenise
 from tuneloop.train.teaching import open_teacher
+from tuneloop.train.texts import open_chat
 
 STEPS = 60
 DECADES = 3
@@ -90,7 +90,7 @@ def find_learning_rate(
 
     phase = config.for_a_few_steps().phases()[0]
     tokenizer = load_tokenizer(model_folder)
-    chat = Chat(tokenizer, template=chat_template)
+    chat = open_chat(tokenizer, chat_template, records_folder, config)
     examples = tokenise(chat, records_folder, "train", phase).examples
     if not examples:
         raise DataError("nothing to train on", where=str(records_folder), hint="see report.html there")

@@ -14,6 +14,7 @@ from tuneloop.rundir import RunDir
 from tuneloop.train import stage
 from tuneloop.train.config import TrainConfig
 from tuneloop.train.rows import tokenise
+from tuneloop.train.texts import open_chat
 from tuneloop.types import Example
 
 ANSWER_TOKENS = 16
@@ -85,7 +86,7 @@ def rehearse(
     trained = time.perf_counter()
     model = load_model(done.bundle, dtype=dtype)
     loaded = time.perf_counter()
-    chat = Chat(load_tokenizer(done.bundle))
+    chat = open_chat(load_tokenizer(done.bundle), None, records_folder, config)
     prompt = split(_first(chat, records_folder, config))[0]
     answer = generate(model, chat, prompt, ANSWER_TOKENS)
     asked = time.perf_counter()

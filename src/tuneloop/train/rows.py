@@ -23,6 +23,9 @@ from tuneloop.types import Dropped, Example, Message, Record, Split
 Encode = Callable[[Record, list[Dropped]], list[Example]]
 
 
+WEIGHTLESS = "its weight is 0"
+
+
 @dataclass(slots=True)
 class Rows:
     """The examples of a split. ``rows_in`` records came, ``rows`` of them are trained, ``left_out`` counts the others by
@@ -45,11 +48,10 @@ class Rows:
         """
         if not self.examples:
             reasons = "; ".join(f"{n} rows: {why}" for why, n in self.left_out.items()) or "the training split is empty"
-            raise DataError(
-                f"nothing to train on ({reasons})",
-                where=str(folder),
-                hint="raise train.max_length_tokens, or see report.html there",
-            )
+            ways = ["raise train.max_length_tokens"] if self.too_long else []
+            ways += ["raise train.source_weights or the weights in train.weight_column"] * (WEIGHTLESS in self.left_out)
+            hint = ", or ".join([*ways, "see report.html there"])
+            raise DataError(f"nothing to train on ({reasons})", where=str(folder), hint=hint)
 
 
 def tokenise(chat: Chat, records_folder: Path, split: Split, config: TrainConfig) -> Rows:
@@ -68,7 +70,7 @@ def tokenise(chat: Chat, records_folder: Path, split: Split, config: TrainConfig
     for record in track(read_records(records_folder, split), f"tokenising {split}", unit="rows"):
         out.rows_in += 1
         weight = weighing.of(record)
-        made, lost = ([], ["its weight is 0"]) if weight == 0 else _examples(chat, record, config, out)
+        made, lost = ([], [WEIGHTLESS]) if weight == 0 else _examples(chat, record, config, out)
         silent = sum(not e.label_tokens for e in made)
         lost += ["no token to learn"] * silent
         if silent < len(made):

@@ -35,6 +35,13 @@ class LoraConfig(Config):
     plus_ratio: float = Field(16.0, ge=1)
     """lora+: the learning rate of B over that of A (Hayou et al., 2024, arXiv:2402.12354: 16)."""
 
+    @field_validator("targets")
+    @classmethod
+    def _some_target(cls, targets: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        if not targets:
+            raise ValueError("names no layer\nhint: all-linear, attention, mlp, or names of layers")
+        return targets
+
     @model_validator(mode="before")
     @classmethod
     def _targets(cls, tree: object) -> object:
@@ -43,7 +50,10 @@ class LoraConfig(Config):
             if text in ("attention", "mlp"):
                 return tree
             everything = text in ("all", "all-linear")
-            return {**tree, "targets": "all-linear" if everything else tuple(t.strip() for t in text.split(","))}
+            return {
+                **tree,
+                "targets": "all-linear" if everything else tuple(t.strip() for t in text.split(",") if t.strip()),
+            }
         return tree
 
 
@@ -154,7 +164,9 @@ class ValidationConfig(Config):
     every_steps: int = Field(0, ge=0)
     """Validation loss every so many steps; 0: at the end of each epoch."""
 
-    metric: str = "validation_loss"
+    metric: Literal["validation_loss", "loss", "grad_norm", "learning_rate", "tokens_per_s", "memory_bytes", "mfu"] = (
+        "validation_loss"
+    )
     """What ``patience`` and ``keep`` look at: a name in metrics.jsonl; lower is better unless ``higher_is_better``."""
 
     higher_is_better: bool = False

@@ -9,8 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tuneloop.chat import Chat
-from tuneloop.errors import ModelError
+from tuneloop.errors import ConfigError, ModelError
 from tuneloop.models import (
     Bundle,
     load_model,
@@ -26,6 +25,7 @@ from tuneloop.train.config import TrainConfig
 from tuneloop.train.parallel.world import ALONE, World, hand_out, jobs
 from tuneloop.train.rows import Rows, tokenise
 from tuneloop.train.teaching import open_teacher
+from tuneloop.train.texts import open_chat
 from tuneloop.types import Example
 
 if TYPE_CHECKING:
@@ -88,6 +88,7 @@ def run(
         world: Of several processes the main one calls this; the others wait in ``follow`` and take part.
 
     Raises:
+        ConfigError: Early stopping or the best weights without a validation row.
         DataError: No usable training row.
         Interrupted: Stopped by a signal, with a checkpoint.
     """
@@ -155,10 +156,12 @@ def _fit(job: _Job, world: World, rehearsal: list[tuple[int, int]] | None = None
     trackers.require(config.trackers)
     torch.manual_seed(job.seed)
     tokenizer = load_tokenizer(job.model_folder)
-    chat = Chat(tokenizer, template=job.chat_template)
+    chat = open_chat(tokenizer, job.chat_template, job.records_folder, config)
     rows = tokenise(chat, job.records_folder, "train", config)
     rows.require(job.records_folder)
     examples, validation = rows.examples, tokenise(chat, job.records_folder, "validation", config).examples
+    if not validation:
+        _refuse_to_watch_nothing(config, job.records_folder)
     plans = [plan_of(examples, phase, job.seed + number) for number, phase in enumerate(config.phases())]
     if rehearsal is not None:
         rehearsal += [size(examples, plan) for plan in plans]
@@ -204,7 +207,9 @@ def _require_within_window(model: Any, examples: list[Example]) -> None:
     """
     from tuneloop.models import beyond_flat, window_tokens
 
-    if (window := window_tokens(model)) is None or beyond_flat(model):  # what is beyond it is refused with its own advice
+    if (window := window_tokens(model)) is None or beyond_flat(
+        model
+    ):  # what is beyond it is refused with its own advice
         return
     lengths = [len(e.input_ids) for e in examples if len(e.input_ids) > window]
     if lengths:
@@ -213,6 +218,15 @@ def _require_within_window(model: Any, examples: list[Example]) -> None:
             f"see (the longest has {max(lengths):,})",
             where="train.memory.padding_free",
             hint=f"set it to false; or train.max_length_tokens={window}, with train.too_long=drop or split",
+        )
+
+
+def _refuse_to_watch_nothing(config: TrainConfig, folder: Path) -> None:
+    if any(phase.validation.keeps_best or phase.validation.patience for phase in config.phases()):
+        raise ConfigError(
+            "train.validation asks for early stopping or the best weights, and there is no validation row to tell by",
+            where=str(folder),
+            hint="give data.validation_ratio > 0, or remove patience and keep: best",
         )
 
 

@@ -3,17 +3,36 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import Any
 
-from tuneloop.types import Dropped, Example, Record
+from tuneloop.chat import Chat
+from tuneloop.data import read_records
+from tuneloop.progress import log
+from tuneloop.train.config import TrainConfig
+from tuneloop.types import Dropped, Example, Record, Split
 
-if TYPE_CHECKING:
-    from tuneloop.chat import Chat
+_SPLITS: tuple[Split, ...] = ("train", "validation")
 
 
 def is_text(record: Record) -> bool:
     """Whether a record is plain text: nothing but one assistant message, as the data room writes documents."""
     return len(record.messages) == 1 and record.messages[0].role == "assistant"
+
+
+def open_chat(tokenizer: Any, template: str | None, records_folder: Path, config: TrainConfig) -> Chat:
+    """The template of a training. Texts need none: with ``objective: pretrain`` a tokenizer without one stays without.
+
+    Raises:
+        ModelError: There is none, and there are conversations to write.
+    """
+    needless = config.objective == "pretrain" and template is None and not tokenizer.chat_template
+    if not needless or not all(is_text(r) for split in _SPLITS for r in read_records(records_folder, split)):
+        return Chat(tokenizer, template=template)
+    log("  the tokenizer has no chat template: texts need none, and the trained model will have none either")
+    chat = Chat(tokenizer, template="plain")  # it asks for one; nothing here is written with it
+    tokenizer.chat_template = None
+    return chat
 
 
 def text_examples(chat: Chat, record: Record, dropped: list[Dropped]) -> list[Example]:

@@ -276,3 +276,9 @@ def test_audit(cli: Cli, tmp_path: Path) -> None:
     two_lines(cli("audit", path, "--last-hash", "0" * 64), 3)
     path.write_bytes(first.replace(b"opened", b"0pened") + b"\n" + last + b"\n")
     assert "audit.jsonl:2: " in two_lines(cli("audit", path), 3)[0]
+
+
+def test_two_trials_of_a_training_at_once_are_refused(cli: Cli, project: Path) -> None:
+    what, hint = two_lines(cli("train", project, "--rehearse", "--find-learning-rate"), 2)
+    assert "two different trials" in what
+    assert "then rehearse" in hint

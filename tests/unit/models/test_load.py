@@ -156,3 +156,12 @@ def test_without_torch_the_extra_is_named(base: Path, monkeypatch: pytest.Monkey
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(MissingExtraError, match=r"tuneloop\[train\]"):
         load_model(base)
+
+
+def test_an_encoder_decoder_is_named_as_one(tmp_path: Path) -> None:
+    import transformers as hf
+
+    config = hf.T5Config(vocab_size=50, d_model=16, d_kv=4, d_ff=16, num_layers=1, num_heads=2)
+    hf.T5ForConditionalGeneration(config).save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="t5 is an encoder-decoder model"):
+        load_model(tmp_path)

@@ -114,3 +114,18 @@ def test_parity_counts_greedy_tokens() -> None:
 def test_parity_of_nan_fails() -> None:
     logits = torch.eye(4)
     assert not compare_logits([logits], [logits * float("nan")], "bfloat16").ok
+
+
+@pytest.mark.parametrize("method", ["prefix", "prompt"])
+def test_virtual_tokens_are_refused_before_anything_is_loaded(
+    tiny: Callable[..., Path], tmp_path: Path, method: str
+) -> None:
+    from tuneloop.train import TrainConfig
+    from tuneloop.train.methods import METHODS
+
+    base = tiny("llama", "chatml")
+    model = METHODS[method](load_model(base), TrainConfig(method=method, prefix={"tokens": 5}))
+    bundle = save_adapter_bundle(tmp_path / "adapter", model, load_tokenizer(base), base, {})
+    with pytest.raises(ModelError, match="the 5 virtual tokens of this adapter cannot be merged"):
+        merge_bundle(bundle, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -235,3 +235,32 @@ def test_merging_into_16_bit_rounds_once() -> None:
     merged = merge_adapter(model).model.layers[0].self_attn.q_proj.weight
     assert merged.dtype == torch.bfloat16
     assert torch.equal(merged, exact.to(torch.bfloat16))
+
+
+def gpt2() -> Any:
+    import transformers as hf
+
+    sizes = {"vocab_size": 50, "n_embd": 32, "n_layer": 2, "n_head": 4}
+    return hf.GPT2LMHeadModel(hf.GPT2Config(**sizes)).eval()
+
+
+@pytest.mark.parametrize("method", ["lora", "dora"])
+def test_layers_of_gpt2_that_are_stored_the_other_way_round_take_adapters(method: Any) -> None:
+    model = METHODS["lora"](gpt2(), TrainConfig(method=method))
+    reached = {name.split(".lora_A")[0].rpartition(".")[2] for name, _ in model.named_parameters() if "lora_A" in name}
+    assert reached == {"c_attn", "c_proj", "c_fc"}
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.1)
+    ids = torch.tensor([[5, 9, 20, 31, 7]])
+    before = model(ids).logits
+    torch.testing.assert_close(merge_adapter(model)(ids).logits, before, rtol=1e-4, atol=1e-4)
+
+
+def test_what_peft_refuses_names_what_there_is() -> None:
+    import transformers as hf
+
+    sizes = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 4, "time_step_rank": 4}
+    with pytest.raises(ConfigError, match=r"PEFT takes no adapters there: .*'out_proj'") as caught:
+        METHODS["lora"](hf.MambaForCausalLM(hf.MambaConfig(**sizes)), TrainConfig())
+    assert caught.value.hint == "name others; this model has: dt_proj, in_proj, out_proj, x_proj"

@@ -57,6 +57,26 @@ def test_fail_names_the_rows_that_are_too_long(tmp_path: Path) -> None:
         rows_of(tmp_path, [talk(2)], max_length_tokens=20, too_long="fail")
 
 
+@pytest.mark.parametrize(
+    ("record", "config", "hint"),
+    [
+        (
+            talk(1),
+            {"source_weights": {"*": 0}},
+            "raise train.source_weights or the weights in train.weight_column, or see",
+        ),
+        (talk(9), {"max_length_tokens": 20}, "raise train.max_length_tokens, or see"),
+        (Record("mute", (USER,)), {}, "see"),
+    ],
+)
+def test_the_hint_for_nothing_to_train_on_is_for_its_reason(
+    tmp_path: Path, record: Record, config: dict[str, object], hint: str
+) -> None:
+    with pytest.raises(DataError) as caught:
+        rows_of(tmp_path, [record], **config).require(tmp_path)
+    assert caught.value.hint == f"{hint} report.html there"
+
+
 def test_nothing_to_train_on_is_an_error_with_reasons(tmp_path: Path) -> None:
     found = rows_of(tmp_path, [Record("mute", (USER,))])
     with pytest.raises(DataError, match=r"nothing to train on \(1 rows: no assistant message to learn from\)"):

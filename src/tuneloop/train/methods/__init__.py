@@ -5,6 +5,7 @@ freeze.py  a part of them (border.py: what the frozen layers give is computed on
 select.py  the layers that matter, chosen again and again
 lora.py    adapters: lora, rslora, dora, lora+, qlora
 targets.py which layers take them
+decoder.py a decoder's layers and last norm, whatever their names
 prefix.py  virtual tokens in front of every row
 """
 

@@ -43,8 +43,11 @@ class Border:
 
     @classmethod
     def of(cls, model: nn.Module) -> Border | None:
-        """None when something below or beside the layers trains, or the first layer does."""
+        """None when something below or beside the layers trains, or the first layer does, or the decoder's parts have
+        other names than Llama's."""
         decoder: Any = backbone(model)
+        if not (hasattr(decoder, "layers") and hasattr(decoder, "norm")):
+            return None
         moving = [i for i, layer in enumerate(decoder.layers) if any(p.requires_grad for p in layer.parameters())]
         first = min(moving, default=len(decoder.layers))
         allowed = {id(p) for layer in decoder.layers for p in layer.parameters()}

@@ -154,7 +154,7 @@ def _over_cache(
         return why
     border = Border.of(model)
     if border is None:
-        return "the embedding or the first layer trains"
+        return "the embedding or the first layer trains, or this architecture is not one of those that can be cut"
     if why := border.noise():
         return why
     visits = [examples[i].input_ids for step in plan.steps for micro in step for i in micro]

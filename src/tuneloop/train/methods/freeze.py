@@ -7,9 +7,9 @@ import difflib
 from typing import TYPE_CHECKING, Any
 
 from tuneloop.errors import ConfigError
-from tuneloop.models import backbone
 from tuneloop.progress import log
 from tuneloop.train.config import TrainConfig
+from tuneloop.train.methods.decoder import last_norm
 from tuneloop.train.methods.targets import last_layers
 from tuneloop.train.methods.whole import is_router
 from tuneloop.train.sections import FreezeConfig
@@ -23,6 +23,7 @@ def freeze(model: nn.Module, config: TrainConfig) -> nn.Module:
 
     Raises:
         ConfigError: More layers than there are, a module that matches nothing, or nothing that would train.
+        ModelError: An architecture without a list of layers or a last norm.
     """
     settings = config.freeze
     chosen = {id(p) for p in (*_last_layers(model, settings), *_named(model, settings), *_head(model, settings))}
@@ -66,8 +67,7 @@ def _head(model: nn.Module, settings: FreezeConfig) -> list[nn.Parameter]:
     if not settings.head:
         return []
     inner: Any = model
-    decoder: Any = backbone(model)
-    norm = list(decoder.norm.parameters())
+    norm = list(last_norm(model).parameters())
     if is_tied(model):
         return norm  # the embedding below everything would train with it
     return [*norm, *inner.get_output_embeddings().parameters()]
@@ -75,13 +75,13 @@ def _head(model: nn.Module, settings: FreezeConfig) -> list[nn.Parameter]:
 
 def _say_share(model: nn.Module, settings: FreezeConfig) -> None:
     total = sum(p.numel() for p in model.parameters())
-    trained = {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}
+    trained = [p for p in model.parameters() if p.requires_grad]
     advice = "set train.freeze.last_layers=2, or name what should train in train.freeze.modules"
     if not trained:
         raise ConfigError("nothing would train", where="train.freeze", hint=advice)
-    count = sum(trained.values())
+    count = sum(p.numel() for p in trained)
     log(f"  {count:,} of {total:,} weights train ({100 * count / total:.2g} %)")
-    if settings.head and is_tied(model) and all(".norm." in f".{name}" for name in trained):
+    if settings.head and is_tied(model) and {id(p) for p in trained} <= {id(p) for p in last_norm(model).parameters()}:
         log(
             "  note: this model's head is its embedding and stays frozen, so nothing but the last norm trains; "
             "name lm_head in train.freeze.modules, or set train.freeze.last_layers"

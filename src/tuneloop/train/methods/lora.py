@@ -11,11 +11,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tuneloop.errors import ConfigError, need
+from tuneloop.errors import ConfigError, first_line, need
 from tuneloop.models import add_adapter, quiet
 from tuneloop.progress import log
 from tuneloop.train.config import TrainConfig
-from tuneloop.train.methods.targets import Targets, coverage, resolve_targets
+from tuneloop.train.methods.targets import Targets, coverage, linear_layers, resolve_targets
 
 if TYPE_CHECKING:
     from torch import nn
@@ -25,8 +25,8 @@ def lora(model: nn.Module, config: TrainConfig) -> nn.Module:
     """Low-rank adapters as ``config.method`` says; the base model is frozen and the start computes what it computes.
 
     Raises:
-        ConfigError: A target that matches no layer (the message lists those that exist); DoRA or dropout where the
-            adapted experts do not allow it.
+        ConfigError: A target that matches no layer (the message lists those that exist), or that PEFT refuses (Mamba's
+            out_proj); DoRA or dropout where the adapted experts do not allow it.
     """
     peft = need("peft", "train")
     targets = resolve_targets(model, config.lora)
@@ -40,10 +40,19 @@ def lora(model: nn.Module, config: TrainConfig) -> nn.Module:
         target_parameters=list(targets.parameters) or None,
         use_rslora=config.method == "rslora",
         use_dora=config.method == "dora",
+        fan_in_fan_out=any(type(m).__name__ == "Conv1D" for m in model.modules()),
         task_type="CAUSAL_LM",
     )
-    with quiet():
-        adapted: nn.Module = add_adapter(model, settings)
+    there = ", ".join(sorted(linear_layers(model)))
+    try:
+        with quiet():
+            adapted: nn.Module = add_adapter(model, settings)
+    except ValueError as error:
+        raise ConfigError(
+            f"PEFT takes no adapters there: {first_line(error)}",
+            where="train.lora.targets",
+            hint=f"name others; this model has: {there}",
+        ) from None
     trained = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
     whole, *kinds = (f"{100 * share:.0f} % of {kind}" for kind, share in reached.items())
     log(f"  adapters: {trained:,} weights train; they reach {whole}: {', '.join(kinds)}")

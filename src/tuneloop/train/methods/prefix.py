@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from tuneloop.errors import ConfigError, need
+from tuneloop.errors import ConfigError, first_line, need
 from tuneloop.models import quiet, use_own
 from tuneloop.progress import log
 from tuneloop.train.config import TrainConfig
@@ -27,24 +27,26 @@ def prefix(model: nn.Module, config: TrainConfig) -> nn.Module:
     """Trained keys and values in every layer.
 
     Raises:
-        ConfigError: Latent attention (DeepSeek-V2, V3), or more tokens than the model's positions.
+        ConfigError: Latent attention (DeepSeek-V2, V3), layers without keys and values (Mamba, linear attention), or more
+            tokens than the model's positions.
     """
     peft = need("peft", "train")
     inner: Any = model
     text = inner.config.get_text_config()
     if getattr(text, "kv_lora_rank", None):
-        raise ConfigError(
-            f"{type(model).__name__} keeps latents instead of keys and values (latent attention), and PEFT's prefix format "
-            "holds keys and values of one shape",
-            where="train.method",
-            hint="use method: prompt, which works everywhere, or lora",
+        raise _no_prefix(
+            model,
+            "keeps latents instead of keys and values (latent attention), and PEFT's prefix format holds keys and values of "
+            "one shape",
         )
     _check_room(model, config)
     start_PW = _keys_and_values(model, config.prefix.tokens)
     settings = peft.PrefixTuningConfig(num_virtual_tokens=config.prefix.tokens, task_type="CAUSAL_LM")
-    with quiet():
-        adapted: Any = peft.get_peft_model(model, settings)
+    adapted = _adapted(model, settings)
     weight = adapted.prompt_encoder[adapted.active_adapter].embedding.weight
+    if weight.shape != start_PW.shape:
+        wide = f"{start_PW.shape[1]:,} numbers, and PEFT counts {weight.shape[1]:,} from its configuration"
+        raise _no_prefix(model, f"keeps keys and values of another width than PEFT (a token has {wide})")
     with torch.no_grad():
         weight.copy_(start_PW.to(weight.dtype))
     return _said(adapted, config)
@@ -61,8 +63,23 @@ def prompt(model: nn.Module, config: TrainConfig) -> nn.Module:
     settings = peft.PromptTuningConfig(
         num_virtual_tokens=config.prefix.tokens, prompt_tuning_init="SAMPLE_VOCAB", task_type="CAUSAL_LM"
     )
-    with quiet():
-        return _said(peft.get_peft_model(model, settings), config)
+    return _said(_adapted(model, settings), config)
+
+
+def _adapted(model: nn.Module, settings: Any) -> Any:
+    try:
+        with quiet():
+            return need("peft", "train").get_peft_model(model, settings)
+    except ValueError as error:  # it cannot read the sizes of this architecture
+        raise ConfigError(
+            f"PEFT takes no virtual tokens for {type(model).__name__}: {first_line(error)}",
+            where="train.method",
+            hint="use method: lora",
+        ) from None
+
+
+def _no_prefix(model: nn.Module, why: str) -> ConfigError:
+    return ConfigError(f"{type(model).__name__} {why}", where="train.method", hint="use method: prompt, or lora")
 
 
 def _check_room(model: nn.Module, config: TrainConfig) -> None:
@@ -83,7 +100,9 @@ def _keys_and_values(model: nn.Module, tokens: int) -> torch.Tensor:
     use_own(model)  # an earlier stage may have left the flat one
     ids = torch.randint(0, inner.config.get_text_config().vocab_size, (1, tokens))
     device = next(model.parameters()).device
-    held = inner.eval()(input_ids=ids.to(device), use_cache=True).past_key_values
+    held = getattr(inner.eval()(input_ids=ids.to(device), use_cache=True), "past_key_values", None)
+    if held is None or any(getattr(layer, "keys", None) is None for layer in held.layers):
+        raise _no_prefix(model, "has layers that keep no keys and values to begin with")
     # of each layer (1, G, P, D) twice -> P x (2 G D)
     parts = [x[0].transpose(0, 1).flatten(1) for layer in held.layers for x in (layer.keys, layer.values)]
     return torch.cat(parts, 1)

@@ -22,9 +22,9 @@ import torch
 from torch import Tensor, nn
 
 from tuneloop.errors import ConfigError
-from tuneloop.models import backbone
 from tuneloop.progress import log
 from tuneloop.train.config import TrainConfig
+from tuneloop.train.methods.decoder import layers_of
 from tuneloop.train.methods.whole import is_router
 from tuneloop.types import Example
 
@@ -37,8 +37,9 @@ def select(model: nn.Module, config: TrainConfig) -> nn.Module:
 
     Raises:
         ConfigError: As many layers would be chosen as there are.
+        ModelError: An architecture without a list of layers.
     """
-    layers = _layers(model)
+    layers = layers_of(model)
     if config.select.layers >= len(layers):
         raise ConfigError(
             f"{config.select.layers} of {len(layers)} layers leave nothing to choose",
@@ -66,7 +67,7 @@ class Selection:
         config: TrainConfig,
     ) -> None:
         self.model, self.loss_of, self.examples, self.config = model, loss_of, examples, config
-        self.candidates = [[p for p in layer.parameters() if p.requires_grad] for layer in _layers(model)]
+        self.candidates = [[p for p in layer.parameters() if p.requires_grad] for layer in layers_of(model)]
         self.chosen: list[int] = []
         self.optimizer: torch.optim.Optimizer | None = None
         self.choosing_s = self.training_s = 0.0
@@ -165,8 +166,3 @@ class Selection:
 
     def _weights(self, chosen: Sequence[int]) -> int:
         return sum(p.numel() for i in chosen for p in self.candidates[i])
-
-
-def _layers(model: nn.Module) -> list[nn.Module]:
-    decoder: Any = backbone(model)
-    return list(decoder.layers)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tuneloop.errors import ConfigError
-from tuneloop.models import backbone
+from tuneloop.train.methods.decoder import layers_of
 from tuneloop.train.sections import LoraConfig
 
 if TYPE_CHECKING:
@@ -106,6 +106,7 @@ def coverage(model: nn.Module, targets: Targets) -> dict[str, float]:
 def _layers(model: nn.Module) -> dict[str, str]:
     """Whole name of everything that can take an adapter -> its kind."""
     from torch import nn
+    from transformers.pytorch_utils import Conv1D  # GPT-2's linear layer, stored the other way round
 
     named: Any = model
     head = named.get_output_embeddings()
@@ -115,7 +116,7 @@ def _layers(model: nn.Module) -> dict[str, str]:
             found |= {f"{name}.{n}": "experts" for n, p in module.named_parameters(recurse=False) if p.dim() == 3}
         elif module is head:
             found[name] = "head"
-        elif isinstance(module, nn.Linear) and _last(name) not in ROUTERS:
+        elif isinstance(module, (nn.Linear, Conv1D)) and _last(name) not in ROUTERS:
             found[name] = "attention" if any(_is_attention(part) for part in name.split(".")[:-1]) else "mlp"
     return found
 
@@ -145,13 +146,13 @@ def last_layers(model: nn.Module, count: int, where: str, otherwise: str) -> lis
     Raises:
         ConfigError: There are not so many; ``where`` names the setting, ``otherwise`` ends the hint.
     """
-    decoder: Any = backbone(model)
-    there = len(decoder.layers)
+    layers = layers_of(model)
+    there = len(layers)
     if count > there:
         raise ConfigError(
             f"the last {count} layers of a model that has {there}", where=where, hint=f"at most {there}; {otherwise}"
         )
-    return list(decoder.layers[there - count :])
+    return layers[there - count :]
 
 
 def _of_last(model: nn.Module, count: int) -> dict[str, str]:
