@@ -25,8 +25,12 @@ BEYOND_FLAT: dict[str, dict[str, Any]] = {
     "gemma2": {**_COMMON, "sliding_window": 12, "query_pre_attn_scalar": 16},
     "gpt_oss": {**_COMMON, "sliding_window": 12, "num_local_experts": 2, "num_experts_per_tok": 1},
     "granite": {**_COMMON, "logits_scaling": 4.0},
+    "openai-gpt": {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 512},
+    "doge": {**_COMMON, "num_experts": 0},
+    "diffllama": _COMMON,
 }
-"""What each does: its own attention, a state, a convolution, capped or scaled logits, sinks."""
+"""What each does: its own attention, a state, a convolution, capped or scaled logits, sinks, no cache at all, masks made
+from the tokens, two attentions a layer."""
 
 WINDOWS: dict[str, dict[str, Any]] = {
     "mistral": {**_COMMON, "sliding_window": 12},

@@ -58,6 +58,8 @@ class Config(BaseModel):
 
     def changes(self, before: Mapping[str, Any]) -> list[str]:
         """What of ``identity`` differs from an earlier configuration, given as plain JSON: "epochs 3 -> 4"."""
+        if not before:  # nobody knows what it was
+            return []
         old, new = dict(_leaves(before)), dict(_leaves(self.identity()))
         keys = [k for k in {**new, **old} if not f"{k}.".startswith(tuple(f"{i}." for i in self.incidental))]
         return [f"{k} {old.get(k)} -> {new.get(k)}" for k in keys if old.get(k) != new.get(k)]

@@ -177,8 +177,11 @@ def test_a_gateway_with_another_folder_leaves_a_batch_to_the_gateway_that_has_it
         with running(other, bundle, batches=True):
             time.sleep(0.5)
             assert client.batches.retrieve(batch_id).status == "validating"
-    assert capfd.readouterr().err.count("left to a gateway") == 1
-    (tmp_path / "a").rename(tmp_path / "moved")
+        (tmp_path / "a").rename(tmp_path / "moved")
+        with running(mine, bundle, batches=True):  # the same path on a machine that has not the files
+            time.sleep(0.5)
+            assert client.batches.retrieve(batch_id).status == "validating"
+    assert capfd.readouterr().err.count("left to the gateway") == 2, "once each"
     moved = mine.model_copy(update={"batches": BatchesConfig(folder=tmp_path / "moved")})
     with running(moved, bundle, batches=True) as (_, url, key):  # what counts is where the file is
         check_whole(openai.OpenAI(base_url=f"{url}/v1", api_key=key), batch_id, 3)

@@ -52,7 +52,7 @@ class Syntax:
         name cannot be known yet."""
         found = (_ARGUMENTS if _IN_JSON.match(block) else _BRACE).search(block)
         named = _NAME.search(block, 0, found.start() if found else len(block))
-        name = names[0] if len(names) == 1 else json.loads(named[1]) if named else None
+        name = names[0] if len(names) == 1 else next((n for n in names if named and json.dumps(n) == named[1]), None)
         rest = block[found.end() :] if found else ""
         whole = _json(rest)
         return None if name is None else ToolCall(name, rest[: whole[1]] if whole else rest)

@@ -7,6 +7,7 @@ transformers' own cache. ``tests/invariants`` holds it against transformers' own
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -65,6 +66,8 @@ class _Sequence:
     made: int = 0
     stop_ids: frozenset[int] = field(default_factory=frozenset)
     state: dict[str, Any] = field(default_factory=dict)
+    past: tuple[int, ...] = ()
+    """Of a model without a cache: everything before ``feed``."""
 
 
 class TransformersEngine:
@@ -112,7 +115,10 @@ class TransformersEngine:
 
     def _prepare(self, bundle: Bundle) -> bool:
         """Set the model's attention; whether every sequence is computed by itself."""
-        why, name = beyond_flat(self.model), type(causal_model(self.model)).__name__
+        inner = causal_model(self.model)
+        why, name = beyond_flat(self.model), type(inner).__name__
+        knows = "logits_to_keep" in inspect.signature(inner.forward).parameters
+        self._last = {"logits_to_keep": 1} if knows else {}
         if why is None:
             use_flat(self.model, hint="")
         elif bundle.virtual_tokens:
@@ -191,9 +197,12 @@ class TransformersEngine:
     def _by_itself(self, sequence: _Sequence) -> Tensor:
         """Logits (V, float32) of the next token of one sequence."""
         model: Any = self.model
-        row = torch.tensor([sequence.feed], device=self.device)
-        out = model(input_ids=row, use_cache=True, **sequence.state)
+        tokens = (*sequence.past, *sequence.feed)
+        out = model(
+            input_ids=torch.tensor([tokens], device=self.device), use_cache=True, **sequence.state, **self._last
+        )
         sequence.state = {name: out[name] for name in CACHES if name in out}
+        sequence.past = () if sequence.state else tokens
         sequence.group.lengths[sequence.slot] += len(sequence.feed)
         return out.logits[0, -1].float()  # type: ignore[no-any-return]
 
@@ -303,7 +312,9 @@ class TransformersEngine:
 
     def _score(self, sequences: Sequence[tuple[tuple[int, ...], int]]) -> list[list[float]]:
         by_itself = self._score_by_itself if self._alone else self._score_windowed
-        if self._alone or (self._window and any(len(ids) > self._window for ids, _ in sequences)):
+        if self._alone or (
+            self._window and any(len(ids) > self._window - self._prefixes.virtual for ids, _ in sequences)
+        ):
             return [by_itself(ids, first) for ids, first in sequences]
         forest = Forest.grow([ids for ids, _ in sequences])
         plan = layout(forest.nodes).to(self.device, next(self.model.parameters()).dtype)

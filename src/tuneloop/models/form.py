@@ -14,6 +14,8 @@ from tuneloop.errors import ModelError
 from tuneloop.models.flat import ATTENTION, causal_model, register
 
 _LAYERS = {"full_attention", "sliding_attention"}
+_MODELS = {"doge", "diffllama"}
+"""Masks made from the tokens; two attentions a layer. Their classes say neither."""
 _LOGITS = ("final_logit_softcapping", "logits_scaling", "logit_scale")
 
 
@@ -29,7 +31,7 @@ def beyond_flat(model: nn.Module) -> str | None:
     kinds = sorted(set(getattr(text, "layer_types", None) or ()) - _LAYERS)
     if inner._is_stateful or kinds:
         return f"has layers that are more than attention ({', '.join(kinds) or 'recurrent ones'})"
-    if not (inner._supports_attention_backend and inner._supports_sdpa):
+    if not (inner._supports_attention_backend and inner._supports_sdpa) or text.model_type in _MODELS:
         return "computes attention in a way of its own"
     changed = [name for name in _LOGITS if getattr(text, name, None)]
     return f"changes its logits after the head ({changed[0]})" if changed else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,15 +92,26 @@ def explain(errors: Sequence[Any], body: Any, skip: int = 0) -> ApiError:
 
 
 def _written(steps: Sequence[str | int], value: Any, missing: bool) -> list[str]:
-    """The steps of a path that the client wrote: pydantic adds the names of a union's members. A ``missing`` last step is
-    what should have been written."""
-    out: list[str] = []
-    for at, step in enumerate(steps, 1):
-        if isinstance(value, dict) and step in value:
-            value = value[step]
-        elif isinstance(value, list) and isinstance(step, int):
-            value = value[step] if step < len(value) else None
-        elif not (missing and at == len(steps)):
-            continue
-        out.append(str(step))
-    return out
+    """The steps of a path that the client wrote: pydantic adds the names of a union's members, which may be those of fields
+    too. So the reading that reaches the end is taken. A ``missing`` last step is what should have been written."""
+    return max(_readings(steps, value, missing), key=lambda reading: (reading[0], len(reading[1])))[1]
+
+
+def _readings(steps: Sequence[str | int], value: Any, missing: bool) -> Iterator[tuple[bool, list[str]]]:
+    """Ways to read a path: whether the last step is the client's, and the steps that are."""
+    if not steps:
+        yield False, []
+        return
+    step, *rest = steps
+    for at_end, later in _readings(rest, value, missing):  # the step is the name of a union's member
+        yield at_end, later
+    if isinstance(value, dict) and step in value:
+        inner = value[step]
+    elif isinstance(value, list) and isinstance(step, int):
+        inner = value[step] if step < len(value) else None
+    elif missing and not rest:
+        inner = None
+    else:
+        return
+    for at_end, later in _readings(rest, inner, missing):
+        yield at_end or not rest, [str(step), *later]

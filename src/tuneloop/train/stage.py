@@ -180,7 +180,8 @@ def _fit(job: _Job, world: World, rehearsal: list[tuple[int, int]] | None = None
     dtype, device = loading(config, world, job.dtype)
     student = load_model(job.model_folder, dtype=dtype, device=device, four_bit=four_bit)
     if config.memory.padding_free:
-        _require_within_window(student, [*examples, *validation])
+        virtual = max(p.prefix.tokens if p.method in ("prefix", "prompt") else 0 for p in config.phases())
+        _require_within_window(student, [*examples, *validation], virtual)
     teach = partial(open_teacher, config, job.teacher, student, tokenizer, [*examples, *validation], out, dtype=dtype)
     known = teach() if world.is_main else None
     world.sum([0.0])  # wait: what a teacher says is computed by one process and found by the others
@@ -199,8 +200,13 @@ def _fit(job: _Job, world: World, rehearsal: list[tuple[int, int]] | None = None
     return trained, tokenizer, rows
 
 
-def _require_within_window(model: Any, examples: list[Example]) -> None:
+def _require_within_window(model: Any, examples: list[Example], virtual: int) -> None:
     """Refuse rows that a flat row would compute without the model's sliding window, before the first step.
+
+    Args:
+        model: The student.
+        examples: Its rows.
+        virtual: Tokens that come in front of each.
 
     Raises:
         ModelError: Some are longer.
@@ -211,13 +217,13 @@ def _require_within_window(model: Any, examples: list[Example]) -> None:
         model
     ):  # what is beyond it is refused with its own advice
         return
-    lengths = [len(e.input_ids) for e in examples if len(e.input_ids) > window]
+    lengths = [n for e in examples if (n := len(e.input_ids) + virtual) > window]
     if lengths:
         raise ModelError(
             f"{len(lengths):,} of {len(examples):,} examples are longer than the {window:,} tokens that layers of this model "
             f"see (the longest has {max(lengths):,})",
             where="train.memory.padding_free",
-            hint=f"set it to false; or train.max_length_tokens={window}, with train.too_long=drop or split",
+            hint=f"set it to false; or train.max_length_tokens={window - virtual}, with train.too_long=drop or split",
         )
 
 

@@ -39,3 +39,10 @@ def test_an_error_names_what_the_client_wrote(kind: Any, body: Any, param: str |
         kind.model_validate(body)
     told = explain(caught.value.errors(), body)
     assert (told.param, told.message) == (param, f"{param or 'the body'}: {message}")
+
+
+def test_a_field_is_not_taken_for_the_union_member_of_its_name() -> None:
+    body = format_of(json_schema={"name": "a", "schema": {}}, strict=True)
+    with pytest.raises(ValidationError) as caught:
+        ChatRequest.model_validate(body)
+    assert explain(caught.value.errors(), body).param == "response_format.strict"

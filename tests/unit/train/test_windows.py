@@ -20,15 +20,17 @@ def example(tokens: int) -> Example:
 def test_longer_rows_are_counted(tmp_path: Path) -> None:
     model = load_model(odd_folder("mistral", tmp_path), device="cpu")
     assert window_tokens(model) == 12
-    _require_within_window(model, [example(12)])
+    _require_within_window(model, [example(12)], 0)
     with pytest.raises(
         ModelError, match=r"2 of 3 examples are longer than the 12 tokens .*the longest has 40"
     ) as refused:
-        _require_within_window(model, [example(12), example(13), example(40)])
+        _require_within_window(model, [example(12), example(13), example(40)], 0)
     assert "train.max_length_tokens=12" in str(refused.value.hint)
+    with pytest.raises(ModelError, match="longest has 13"):
+        _require_within_window(model, [example(5)], 8)
 
 
 def test_a_model_without_windows_takes_any_length(tmp_path: Path) -> None:
     model = load_model(odd_folder("granite", tmp_path), device="cpu")
     assert window_tokens(model) is None
-    _require_within_window(model, [example(400)])
+    _require_within_window(model, [example(400)], 4)

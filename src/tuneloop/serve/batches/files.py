@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import time
+import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from tuneloop import store
@@ -24,6 +26,22 @@ class Folder:
 
     def make(self) -> None:
         (self.path / "files").mkdir(parents=True, exist_ok=True)
+
+    def name(self) -> str:
+        """A name that no other folder has, also one at the same path of another machine; its first user gives it.
+
+        Raises:
+            OSError: The disk is full, or the folder cannot be written.
+        """
+        place = self.path / "id"
+        if not place.exists():
+            self.make()
+            mine = self.path / f".{uuid.uuid4().hex}.id"
+            mine.write_text(uuid.uuid4().hex)
+            with suppress(FileExistsError):
+                os.link(mine, place)
+            mine.unlink()
+        return place.read_text()
 
     def file(self, file_id: str) -> Path:
         """Where the file with this id, one of ours, lies."""

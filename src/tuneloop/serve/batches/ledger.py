@@ -38,7 +38,8 @@ class FileRow(store.Base):
 
 
 class FolderRow(store.Base):
-    """In which folder a file lies: gateways may share the database and not the folder. Older files have no row."""
+    """In which folder (``Folder.name``) a file lies: gateways may share the database and not the folder. Older files have no
+    row."""
 
     __tablename__ = "batch_folders"
 

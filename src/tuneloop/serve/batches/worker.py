@@ -33,6 +33,8 @@ POLL_S = 2.0
 """How soon a batch is noticed that another process wrote."""
 RETRY_S = 5.0
 """How long to wait for a full disk or a locked database."""
+ABANDONED_S = 3600.0
+"""A batch whose time was over so long ago is ended by any gateway, also without its files."""
 STOP_S = 10.0
 WRITE_LINES = 1000
 WHY = {
@@ -142,15 +144,18 @@ class Worker:
         return [row for row in self.ledger.open_batches(self._gateway.model) if self._is_here(row)]
 
     def _is_here(self, row: BatchRow) -> bool:
-        """Whether the input lies in this folder, or did: what was never here is for the gateway that has it."""
-        if self.folder.file(row.input_file).exists():
+        """Whether the input lies in this folder, or did: what was never here is for the gateway that has it, until its time
+        has been over for so long that there is no such gateway."""
+        if self.folder.file(row.input_file).exists() or time.time() >= row.expires_s + ABANDONED_S:
             return True
         folder = self.ledger.folder(row.input_file)
-        if folder in (None, str(self.folder.path)):
+        if folder in (None, self.folder.name()):
             return True
         if folder not in self._left:
             self._left.add(folder)
-            log(f"batches: {row.id} and others lie in {folder}: they are left to a gateway with that batches.folder")
+            log(
+                f"batches: {row.id} and others have their files in another folder: they are left to the gateway that has it"
+            )
         return False
 
     # ---- the clerk: everything but the batch that runs ----

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,6 +11,10 @@ from tuneloop.serve.filters.text import Check, Hits, whole
 
 Checks = Callable[[], Sequence[Check]]
 """Gives new checks for a text."""
+
+
+_ESCAPED = re.compile(r"\\\\|\\/|(?:\\u[0-9a-fA-F]{4})+")
+_HALF = re.compile("[\ud800-\udfff]")
 
 
 class Blocked(Exception):
@@ -29,7 +34,8 @@ class _Number(str):
 def filtered_json(text: str, checks: Checks, hits: Hits) -> str:
     """JSON in which keys, strings and numbers have been filtered, each by itself and behind its key.
 
-    Unchanged JSON is returned as it was written; what is no JSON is filtered as text.
+    Unchanged JSON is returned as it was written; what is no JSON (a call that was cut) is filtered as text, its escaped
+    characters written out, as a client reads them.
 
     Args:
         text: The JSON.
@@ -41,7 +47,7 @@ def filtered_json(text: str, checks: Checks, hits: Hits) -> str:
     """
     read = _read(text)
     if read is None:
-        return _text(text, checks, hits)
+        return _text(_ESCAPED.sub(_written_out, text), checks, hits)
     out = _walk(read, "", checks, hits)
     return text if out == read else json.dumps(_plain(out), ensure_ascii=False)
 
@@ -51,6 +57,14 @@ def _read(text: str) -> Any:
         return json.loads(text, object_pairs_hook=_Pairs, parse_int=_Number, parse_float=_Number)
     except (ValueError, RecursionError):
         return None
+
+
+def _written_out(found: re.Match[str]) -> str:
+    """Escaped characters as themselves, where JSON allows them so."""
+    if found[0] == "\\\\":
+        return found[0]
+    characters = json.dumps(json.loads(f'"{found[0]}"'), ensure_ascii=False)[1:-1]
+    return found[0] if _HALF.search(characters) else characters
 
 
 def _walk(value: Any, key: str, checks: Checks, hits: Hits) -> Any:

@@ -112,7 +112,7 @@ async def _store(gateway: Gateway, worker: Worker, file: UploadFile, owner: str)
         created_s=int(time.time()),
     )
     try:
-        return await ask(worker.ledger.add_file, row, str(worker.folder.path))
+        return await ask(worker.ledger.add_file, row, await asyncio.to_thread(worker.folder.name))
     except ApiError:
         await asyncio.to_thread(worker.folder.remove, file_id)
         raise

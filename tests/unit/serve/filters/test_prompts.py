@@ -115,3 +115,19 @@ def test_results_say_what_was_done() -> None:
         "personal_data": {"filtered": True, "detected": True},
         "prompt_injection": {"filtered": False, "detected": True},
     }
+
+
+@pytest.mark.parametrize(
+    ("cut", "masked"),
+    [
+        (r'{"to": "alice\u0040example.com", "body": "hel', '{"to": "[EMAIL]", "body": "hel'),
+        (r'{"to": "138\u00300138000", "b', '{"to": "[PHONE]", "b'),
+        (
+            r'{"path": "C:\\u0040", "quote": "\u0022", "half": "\ud83d',
+            r'{"path": "C:\\u0040", "quote": "\"", "half": "\ud83d',
+        ),
+    ],
+)
+def test_a_call_that_was_cut_is_read_as_a_client_decodes_it(cut: str, masked: str) -> None:
+    asked, _ = read(Asked(messages=(Message("assistant", "", None, (ToolCall("dial", cut),)),)), **MASK)
+    assert asked.messages[0].tool_calls[0].arguments == masked
