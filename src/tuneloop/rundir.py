@@ -118,9 +118,8 @@ def disk_error_in(error: Exception, path: Path) -> ResourceError | None:
         return disk_error(error, path)
     if (found := re.search(r"os error (\d+)", str(error))) and int(found[1]) in _DISK_ERRNOS:
         return disk_error(OSError(int(found[1]), os.strerror(int(found[1]))), path)
-    if re.search(
-        "PytorchStreamWriter|inline_container|iostream error", str(error)
-    ):  # torch tells that writing failed, never why
+    # torch tells that writing failed, never why
+    if re.search("PytorchStreamWriter|inline_container|iostream error", str(error)):
         return disk_error(OSError(None, "torch could not write the file (a full disk or a quota?)"), path)
     return None
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache, partial
 
 import torch
 from torch import Tensor
@@ -100,8 +101,7 @@ class Pass:
         self.steps = list(steps.values())
         offsets = [torch.arange(p.end - p.start) + p.at + p.group.before for p in pieces]
         self.position_ids_1T = torch.cat(offsets)[None].to(device)
-        self._device = device
-        self._masks: dict[tuple[int, int | None], Tensor | None] = {}
+        self._mask = cache(partial(_lower_right, device=device))  # layers of a kind share it
         self._slots = {id(s): torch.tensor([p.slot for p in s], device=device) for s in self.steps}
         self._lengths = {id(s): torch.tensor([p.at + 1 for p in s], device=device) for s in self.steps}
 
@@ -115,7 +115,7 @@ class Pass:
             piece.group.store(layer, piece.slot, piece.at, k_1GTD[0, :, part], v_1GTD[0, :, part])
             keys, values = self._all_of(layer, piece)
             repeat = q_1HTD.shape[1] // keys.shape[1]
-            mask = self._mask(piece, window)
+            mask = self._mask(piece.end - piece.start, piece.group.before + piece.at, window)
             o = scaled_dot_product_attention(
                 q_1HTD[:, :, part],
                 keys.repeat_interleave(repeat, 1),
@@ -132,14 +132,6 @@ class Pass:
             rows = torch.arange(pieces[0].start, pieces[-1].end)
             out_THD[rows] = self._step(layer, pieces, q_1HTD[0][:, rows], scaling, window)
         return out_THD[None]
-
-    def _mask(self, piece: Piece, window: int | None) -> Tensor | None:
-        """Made once for all layers of a kind."""
-        key = id(piece), window
-        if key not in self._masks:
-            new, before = piece.end - piece.start, piece.group.before + piece.at
-            self._masks[key] = _lower_right(new, before, window, self._device)
-        return self._masks[key]
 
     def _all_of(self, layer: int, piece: Piece) -> tuple[Tensor, Tensor]:
         """Keys and values of beginning and own tokens, up to the piece's end."""
@@ -187,8 +179,8 @@ class PrefixPass:
 
     def __init__(self, group: Group, device: torch.device) -> None:
         self.group = group
-        self._new, self._before, self._device = len(group.prefix), group.virtual, device
-        self.position_ids_1T = torch.arange(self._before, self._before + self._new, device=device)[None]
+        self.position_ids_1T = torch.arange(group.virtual, group.before, device=device)[None]
+        self._mask = cache(partial(_lower_right, len(group.prefix), group.virtual, device=device))
 
     def attend(
         self, layer: int, q_1HTD: Tensor, k_1GTD: Tensor, v_1GTD: Tensor, scaling: float, window: int | None = None
@@ -199,7 +191,7 @@ class PrefixPass:
         self.group.shared[layer] = (k_1GTD.contiguous(), v_1GTD.contiguous())
         repeat = q_1HTD.shape[1] // k_1GTD.shape[1]
         k, v = k_1GTD.repeat_interleave(repeat, 1), v_1GTD.repeat_interleave(repeat, 1)
-        mask = _lower_right(self._new, self._before, window, self._device)
+        mask = self._mask(window)
         out = scaled_dot_product_attention(q_1HTD, k, v, attn_mask=mask, is_causal=mask is None, scale=scaling)
         return out.transpose(1, 2).contiguous()
 

@@ -198,13 +198,13 @@ class TransformersEngine:
         """Logits (V, float32) of the next token of one sequence."""
         model: Any = self.model
         tokens = (*sequence.past, *sequence.feed)
-        out = model(
-            input_ids=torch.tensor([tokens], device=self.device), use_cache=True, **sequence.state, **self._last
-        )
+        row = torch.tensor([tokens], device=self.device)
+        out = model(input_ids=row, use_cache=True, **sequence.state, **self._last)
         sequence.state = {name: out[name] for name in CACHES if name in out}
         sequence.past = () if sequence.state else tokens
         sequence.group.lengths[sequence.slot] += len(sequence.feed)
-        return out.logits[0, -1].float()  # type: ignore[no-any-return]
+        logits_V: Tensor = out.logits[0, -1].float()
+        return logits_V
 
     def _head(self, hidden_NC: Tensor) -> Tensor:
         logits: Tensor = causal_model(self.model).lm_head(hidden_NC).float()  # type: ignore[operator]
@@ -311,11 +311,11 @@ class TransformersEngine:
         return out
 
     def _score(self, sequences: Sequence[tuple[tuple[int, ...], int]]) -> list[list[float]]:
-        by_itself = self._score_by_itself if self._alone else self._score_windowed
-        if self._alone or (
-            self._window and any(len(ids) > self._window - self._prefixes.virtual for ids, _ in sequences)
-        ):
-            return [by_itself(ids, first) for ids, first in sequences]
+        longest = max(len(ids) for ids, _ in sequences) + self._prefixes.virtual
+        if self._alone:
+            return [self._score_by_itself(ids, first) for ids, first in sequences]
+        if self._window is not None and longest > self._window:
+            return [self._score_windowed(ids, first) for ids, first in sequences]
         forest = Forest.grow([ids for ids, _ in sequences])
         plan = layout(forest.nodes).to(self.device, next(self.model.parameters()).dtype)
         hidden_TC = hidden_states(self.model, torch.tensor([forest.tokens], device=self.device), plan)[0]

@@ -51,9 +51,22 @@ if TYPE_CHECKING:
     from tuneloop.models.form import beyond_flat, use_flat, use_own, window_tokens
     from tuneloop.models.virtual import root_keys_values
 
-_NEEDS_TORCH = (
-    "ATTENTION", "Forest", "Layout", "Node", "backbone", "causal_model", "hidden_states", "layout", "register",
-)  # fmt: skip
+_NEEDS_TORCH = {
+    "flat": (
+        "ATTENTION",
+        "Forest",
+        "Layout",
+        "Node",
+        "backbone",
+        "causal_model",
+        "hidden_states",
+        "layout",
+        "register",
+    ),
+    "form": ("beyond_flat", "use_flat", "use_own", "window_tokens"),
+    "virtual": ("root_keys_values",),
+}
+"""File -> names."""
 
 __all__ = [
     "ATTENTION",
@@ -110,10 +123,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Names that need torch load it on first use: the door stays light."""
-    if name == "root_keys_values":
-        return importlib.import_module("tuneloop.models.virtual").root_keys_values
-    if name in ("beyond_flat", "use_flat", "use_own", "window_tokens"):
-        return getattr(importlib.import_module("tuneloop.models.form"), name)
-    if name in _NEEDS_TORCH:
-        return getattr(importlib.import_module("tuneloop.models.flat"), name)
+    for module, names in _NEEDS_TORCH.items():
+        if name in names:
+            return getattr(importlib.import_module(f"tuneloop.models.{module}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

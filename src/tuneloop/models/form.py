@@ -44,7 +44,7 @@ def window_tokens(model: nn.Module) -> int | None:
     kinds = getattr(text, "layer_types", None)
     slides = "sliding_attention" in kinds if kinds else getattr(text, "use_sliding_window", True)
     window: int | None = getattr(text, "sliding_window", None)
-    return window if slides else None
+    return window or None if slides else None
 
 
 def use_flat(model: nn.Module, *, hint: str) -> None:

@@ -213,9 +213,8 @@ def _require_within_window(model: Any, examples: list[Example], virtual: int) ->
     """
     from tuneloop.models import beyond_flat, window_tokens
 
-    if (window := window_tokens(model)) is None or beyond_flat(
-        model
-    ):  # what is beyond it is refused with its own advice
+    window = window_tokens(model)
+    if window is None or beyond_flat(model):  # what is beyond the form is refused with advice of its own
         return
     lengths = [n for e in examples if (n := len(e.input_ids) + virtual) > window]
     if lengths:
